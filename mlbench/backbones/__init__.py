@@ -1,0 +1,5 @@
+"""Built-in backbones."""
+
+from mlbench.interfaces import BackboneEntry
+
+BUILTIN: tuple[BackboneEntry, ...] = ()

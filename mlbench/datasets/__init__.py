@@ -1,0 +1,5 @@
+"""Built-in datasets."""
+
+from mlbench.interfaces import DatasetEntry
+
+BUILTIN: tuple[DatasetEntry, ...] = ()

@@ -1,0 +1,25 @@
+"""The one error that users see."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MlbenchError(Exception):
+    """Bad input or a missing resource; the message is one line that says what, where and the mend.
+
+    The command line prints the message after ``Error:`` and exits with code 2.
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> MlbenchError:
+    """Return the error for a name that is not known, with its near misses.
+
+    Args:
+        kind: what the name should have named, e.g. ``"loss"``.
+        name: the name as the user gave it.
+        known: all valid names.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return MlbenchError(f"unknown {kind} '{name}'; {hint}")

@@ -1,0 +1,192 @@
+"""What the parts of mlbench hand to each other, and what a plugin provides.
+
+Importing this module does not import torch: entries name their code and load it on demand.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ParamValue = bool | int | float | str
+Labels = npt.NDArray[np.int64]
+ImageArray = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A named, lazily loaded piece of mlbench: a loss, a data set or a backbone.
+
+    Attributes:
+        name: the name users type.
+        target: the factory itself, or ``"module:attribute"`` to import when it is first needed.
+        summary: one line for ``mlbench list``.
+        paper: where it is defined (authors, year, venue, equation).
+        prefix: True if users type ``name:ARGUMENT``; the argument is the factory's first one.
+        source: ``"built-in"``, or the distribution that registered it.
+    """
+
+    name: str
+    target: str | Callable[..., Any]
+    summary: str
+    paper: str = ""
+    prefix: bool = False
+    argument: str | None = None
+    source: str = "built-in"
+
+    def load(self) -> Callable[..., Any]:
+        """Import the factory if need be and return it, bound to the argument of a prefix name."""
+        factory = self.target
+        if isinstance(factory, str):
+            module, _, attribute = factory.partition(":")
+            factory = getattr(importlib.import_module(module), attribute)
+        return factory if self.argument is None else functools.partial(factory, self.argument)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossEntry(Entry):
+    """A loss: ``target(num_classes, embedding_dim, **params) -> nn.Module``.
+
+    The module's ``forward(embeddings, labels)`` takes float ``(B, D)`` and int64 ``(B,)`` and
+    returns a scalar.
+
+    Attributes:
+        images_per_class: images of each class in a batch; None takes plainly shuffled batches.
+        unit_length: True if the loss is given unit-length embeddings, False for raw ones.
+        lr: learning rate of the loss's own parameters (proxies, centres); None if it has none.
+        defaults: the parameters that users may set, with their default values.
+        formula: the definition in one or a few lines of plain text.
+    """
+
+    images_per_class: int | None = None
+    unit_length: bool = True
+    lr: float | None = None
+    defaults: Mapping[str, ParamValue] = field(default_factory=dict)
+    formula: str = ""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one side of a split.
+
+    Attributes:
+        names: ``N`` unique names, such as paths relative to the data set's root.
+        labels: ``(N,)`` int64 in ``0 .. len(class_names) - 1``, every class present.
+        class_names: the classes, in label order.
+        read: decodes image ``i`` to ``(H, W, 3)`` uint8 RGB; raises MlbenchError naming the file.
+    """
+
+    names: tuple[str, ...]
+    labels: Labels
+    class_names: tuple[str, ...]
+    read: Callable[[int], ImageArray]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set with its class-disjoint split.
+
+    Attributes:
+        name: as users type it (without the path of ``folder:PATH``).
+        train: images of the training classes.
+        test: images of the test classes, none of which is a training class.
+        fingerprint: SHA-256 (hex) over names, labels and image contents of both sides.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    fingerprint: str
+
+
+class DatasetLoader(Protocol):
+    """The factory of a DatasetEntry (called with the argument first for prefix names)."""
+
+    def __call__(self, root: Path | None) -> Dataset:
+        """Load the data set whose files are under ``root``; raise MlbenchError on bad data."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetEntry(Entry):
+    """A data set: ``target(root: Path | None) -> Dataset`` (see DatasetLoader).
+
+    Attributes:
+        needs_root: True if its files come from ``--data-root``.
+    """
+
+    needs_root: bool = True
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a backbone's weights expect: ``(pixel / 255 * scale - mean) / std`` per channel.
+
+    Attributes:
+        scale: 1 for pixels in 0-1, 255 for pixels in 0-255.
+        mean: of the three channels, after scaling, in ``channels`` order.
+        std: likewise.
+        channels: channel order.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    scale: float = 1.0
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A feature extractor.
+
+    Attributes:
+        trunk: maps preprocessed images, float ``(B, 3, H, W)``, to pooled features ``(B, F)``.
+        features: ``F``.
+        preprocessing: what the weights expect as input.
+        weights_id: what the weights are, e.g. ``"none"`` or ``"imagenet:<sha256 prefix>"``.
+    """
+
+    trunk: nn.Module
+    features: int
+    preprocessing: Preprocessing
+    weights_id: str
+
+
+class BackboneFactory(Protocol):
+    """The factory of a BackboneEntry (called with the argument first for prefix names)."""
+
+    def __call__(self, weights: str, weights_file: Path | None = None) -> Backbone:
+        """Build with ``weights`` ``"imagenet"`` or ``"none"``, or from ``weights_file``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneEntry(Entry):
+    """A backbone: ``target(weights, weights_file=None) -> Backbone`` (see BackboneFactory).
+
+    Attributes:
+        image_size: side in pixels of the (square) images that its weights were trained on.
+    """
+
+    image_size: int = 224
+
+
+class LossModule(Protocol):
+    """What a loss factory returns (an ``nn.Module``)."""
+
+    def __call__(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the scalar loss of float ``(B, D)`` embeddings and int64 ``(B,)`` labels."""
+        ...

@@ -1,0 +1,5 @@
+"""Built-in losses."""
+
+from mlbench.interfaces import LossEntry
+
+BUILTIN: tuple[LossEntry, ...] = ()

@@ -1,0 +1,157 @@
+"""One small registry for losses, data sets and backbones: built-ins, decorator, entry points."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from mlbench.backbones import BUILTIN as BACKBONE_ENTRIES
+from mlbench.datasets import BUILTIN as DATASET_ENTRIES
+from mlbench.errors import MlbenchError, unknown_name
+from mlbench.interfaces import BackboneEntry, DatasetEntry, Entry, LossEntry
+from mlbench.losses import BUILTIN as LOSS_ENTRIES
+
+E = TypeVar("E", bound=Entry)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registry(Generic[E]):
+    """Entries by name; plugins of an entry-point group join when a built-in does not answer.
+
+    Args:
+        kind: what is registered, for messages: ``"loss"``.
+        group: the entry-point group of its plugins.
+        entry_type: the dataclass of its entries.
+        call: positional arguments that every factory must accept, by name.
+        builtin: the built-in entries.
+
+    Attributes:
+        problems: one line per plugin that could not be used, with its distribution's name.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        entry_type: type[E],
+        call: tuple[str, ...],
+        builtin: Iterable[E],
+    ) -> None:
+        self.kind = kind
+        self._group = group
+        self.problems: list[str] = []
+        self._entry_type = entry_type
+        self._call = call
+        self._entries: dict[str, E] = {entry.name: entry for entry in builtin}
+        self._source = "this program"
+        self._plugins_loaded = False
+
+    def register(self, name: str, **description: Any) -> Callable[[F], F]:
+        """Return a decorator that registers a factory under ``name``.
+
+        Args:
+            name: the name users will type.
+            **description: the other fields of the entry, e.g. ``paper`` or ``images_per_class``.
+
+        Raises:
+            MlbenchError: the name is taken, or the factory cannot be called as it will be.
+        """
+
+        def decorate(factory: F) -> F:
+            summary = (inspect.getdoc(factory) or "").partition("\n")[0]
+            fields = {"summary": summary, **description}
+            try:
+                entry = self._entry_type(name=name, target=factory, source=self._source, **fields)
+            except TypeError as error:
+                raise MlbenchError(f"{self.kind} '{name}': {error}") from error
+            self.add(entry)
+            return factory
+
+        return decorate
+
+    def add(self, entry: E) -> None:
+        """Add an entry; raise MlbenchError if its name is taken or its signature is wrong."""
+        if entry.name in self._entries:
+            owner = self._entries[entry.name].source
+            raise MlbenchError(
+                f"{self.kind} '{entry.name}' is already registered by {owner}; choose another name"
+            )
+        if callable(entry.target):
+            self._check_signature(entry.name, entry.target, entry.prefix)
+        self._entries[entry.name] = entry
+
+    def get(self, name: str) -> E:
+        """Return the entry called ``name`` (or ``prefix:argument``); MlbenchError if unknown."""
+        entry = self._find(name)
+        if entry is None and not self._plugins_loaded:
+            self._load_plugins()
+            entry = self._find(name)
+        if entry is None:
+            raise unknown_name(self.kind, name, self._labels())
+        return entry
+
+    def entries(self) -> list[E]:
+        """Return all entries, built-ins first, plugins after them by name."""
+        self._load_plugins()
+        return list(self._entries.values())
+
+    def _find(self, name: str) -> E | None:
+        head, colon, argument = name.partition(":")
+        entry = self._entries.get(head)
+        if entry is None or entry.prefix != bool(colon) or (colon and not argument):
+            return None
+        return replace(entry, name=name, argument=argument) if colon else entry
+
+    def _labels(self) -> list[str]:
+        return [f"{e.name}:..." if e.prefix else e.name for e in self._entries.values()]
+
+    def _load_plugins(self) -> None:
+        if self._plugins_loaded:
+            return
+        self._plugins_loaded = True
+        for point in sorted(entry_points(group=self._group), key=lambda p: p.name):
+            self._load_plugin(point)
+
+    def _load_plugin(self, point: EntryPoint) -> None:
+        """Import one plugin, which registers itself; a broken one must not take others down."""
+        owner = point.dist.name if point.dist else point.value
+        self._source = owner
+        before = set(self._entries)
+        try:
+            point.load()
+            if point.name not in set(self._entries) - before:
+                raise MlbenchError(
+                    f"importing {point.value} registered no {self.kind} of that name"
+                )
+        except Exception as error:
+            for name in set(self._entries) - before:
+                del self._entries[name]
+            reason = (
+                str(error)
+                if isinstance(error, MlbenchError)
+                else f"{type(error).__name__}: {error}"
+            )
+            self.problems.append(f"{self.kind} plugin '{point.name}' of {owner} skipped: {reason}")
+        finally:
+            self._source = "this program"
+
+    def _check_signature(self, name: str, factory: Callable[..., Any], prefix: bool) -> None:
+        wanted = ("argument", *self._call) if prefix else self._call
+        try:
+            inspect.signature(factory).bind(*wanted)
+        except TypeError as error:
+            raise MlbenchError(
+                f"{self.kind} '{name}': its factory must accept ({', '.join(wanted)}): {error}"
+            ) from error
+
+
+LOSSES = Registry(
+    "loss", "mlbench.losses", LossEntry, ("num_classes", "embedding_dim"), LOSS_ENTRIES
+)
+DATASETS = Registry("dataset", "mlbench.datasets", DatasetEntry, ("root",), DATASET_ENTRIES)
+BACKBONES = Registry(
+    "backbone", "mlbench.backbones", BackboneEntry, ("weights", "weights_file"), BACKBONE_ENTRIES
+)
