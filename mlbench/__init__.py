@@ -1,3 +1,58 @@
-"""mlbench."""
+"""mlbench: deep metric learning losses under one checked recipe, with honest statistics."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mlbench.api import (
+        build_loss,
+        list_losses,
+        register_backbone,
+        register_dataset,
+        register_loss,
+        run,
+    )
+    from mlbench.errors import MlbenchError
+    from mlbench.metrics import evaluate
+    from mlbench.record import RunRecord
+    from mlbench.store import load_results
+
+# Loaded at first use: importing mlbench must not import torch.
+_HOME = {
+    "MlbenchError": "errors",
+    "RunRecord": "record",
+    "build_loss": "api",
+    "evaluate": "metrics",
+    "list_losses": "api",
+    "load_results": "store",
+    "register_backbone": "api",
+    "register_dataset": "api",
+    "register_loss": "api",
+    "run": "api",
+}
+
+__all__ = [
+    "MlbenchError",
+    "RunRecord",
+    "__version__",
+    "build_loss",
+    "evaluate",
+    "list_losses",
+    "load_results",
+    "register_backbone",
+    "register_dataset",
+    "register_loss",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"mlbench.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'mlbench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,6 +1,6 @@
 """What the parts of mlbench hand to each other, and what a plugin provides.
 
-Importing this module does not import torch: entries name their code and load it on demand.
+Importing this module imports neither torch nor numpy: entries name their code, loaded on demand.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from mlbench.errors import MlbenchError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from mlbench.arrays import ImageArray, Labels
+
 ParamValue = bool | int | float | str
-Labels = npt.NDArray[np.int64]
-ImageArray = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +72,15 @@ class LossEntry(Entry):
     lr: float | None = None
     defaults: Mapping[str, ParamValue] = field(default_factory=dict)
     formula: str = ""
+
+    def build(
+        self, num_classes: int, embedding_dim: int, params: Mapping[str, ParamValue]
+    ) -> nn.Module:
+        """Build the module; MlbenchError names the loss if its factory refuses the parameters."""
+        try:
+            return self.load()(num_classes, embedding_dim, **params)
+        except (TypeError, ValueError) as error:
+            raise MlbenchError(f"loss '{self.name}' cannot be built: {error}") from error
 
 
 @dataclass(frozen=True)

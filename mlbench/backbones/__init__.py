@@ -2,4 +2,48 @@
 
 from mlbench.interfaces import BackboneEntry
 
-BUILTIN: tuple[BackboneEntry, ...] = ()
+BUILTIN: tuple[BackboneEntry, ...] = (
+    BackboneEntry(
+        name="convnet",
+        target="mlbench.backbones.convnet:build",
+        summary="four small convolutions for 32-pixel images, untrained; fast on a CPU",
+        image_size=32,
+    ),
+    BackboneEntry(
+        name="efficientnet_lite0",
+        target="mlbench.backbones.efficientnet_lite0:build",
+        summary="EfficientNet-Lite0, 1280 features; ImageNet weights from a Python package",
+        paper="Tan & Le, ICML 2019 (Lite: TensorFlow TPU models, 2020)",
+    ),
+    BackboneEntry(
+        name="bn_inception",
+        target="mlbench.backbones.bn_inception:build",
+        summary="BN-Inception, 1024 features; the Caffe-converted weights of the papers",
+        paper="Ioffe & Szegedy, ICML 2015",
+    ),
+    BackboneEntry(
+        name="googlenet",
+        target="mlbench.backbones.torchvision_models:build_googlenet",
+        summary="GoogLeNet with batch norm, 1024 features; torchvision's weights",
+        paper="Szegedy et al., CVPR 2015",
+    ),
+    BackboneEntry(
+        name="resnet18",
+        target="mlbench.backbones.torchvision_models:build_resnet18",
+        summary="ResNet-18, 512 features; torchvision's weights",
+        paper="He et al., CVPR 2016",
+    ),
+    BackboneEntry(
+        name="resnet50",
+        target="mlbench.backbones.torchvision_models:build_resnet50",
+        summary="ResNet-50, 2048 features; torchvision's first weights",
+        paper="He et al., CVPR 2016",
+    ),
+    BackboneEntry(
+        name="timm",
+        target="mlbench.backbones.timm_models:build",
+        summary="any model of timm, e.g. timm:convnext_atto; weights from its hub",
+        paper="Wightman, PyTorch Image Models, 2019",
+        prefix=True,
+    ),
+)

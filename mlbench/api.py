@@ -1,0 +1,106 @@
+"""The Python interface to what the command line does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlbench.config import Request, make_plan
+from mlbench.interfaces import ParamValue
+from mlbench.registry import BACKBONES, DATASETS, LOSSES
+from mlbench.spec import LossSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mlbench.record import RunRecord
+
+register_loss = LOSSES.register
+register_dataset = DATASETS.register
+register_backbone = BACKBONES.register
+
+
+def list_losses() -> list[str]:
+    """Return the names of all losses: built-in ones first, then those of plugins."""
+    return [entry.name for entry in LOSSES.entries()]
+
+
+def build_loss(name: str, num_classes: int, embedding_dim: int, **params: ParamValue) -> nn.Module:
+    """Build a loss by name.
+
+    Args:
+        name: as in ``list_losses()``.
+        num_classes: training classes ``C``.
+        embedding_dim: length ``D`` of the embeddings.
+        **params: parameters that differ from the loss's defaults.
+
+    Returns:
+        a module with ``forward(embeddings, labels)``: float ``(B, D)`` (unit length if the loss
+        declares so) and int64 ``(B,)`` in ``0 .. C - 1`` to a scalar.
+
+    Raises:
+        MlbenchError: unknown name or parameter (near misses are named), or a wrong value.
+    """
+    entry = LOSSES.get(name)
+    spec = LossSpec.of(entry, params)
+    return entry.build(num_classes, embedding_dim, dict(spec.params))
+
+
+def run(
+    loss: str,
+    *,
+    recipe: str = "default",
+    dataset: str | None = None,
+    data_root: str | PathLike[str] | None = None,
+    backbone: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    seed: int = 0,
+    fold: int | None = None,
+    device: str = "auto",
+    out: str | PathLike[str] | None = None,
+) -> RunRecord:
+    """Train and evaluate one loss under one recipe.
+
+    Args:
+        loss: name of a loss.
+        recipe: name of a shipped recipe, or the path of a recipe TOML.
+        dataset: instead of the recipe's.
+        data_root: folder of the data set's files.
+        backbone: instead of the recipe's.
+        settings: recipe fields (``{"schedule.epochs": 2}``) and ``LOSS.parameter`` values.
+        seed: of initialisation, batches and augmentation.
+        fold: validation fold, for recipes with folds.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        out: folder to save the record in; a record that is there already is returned as it is.
+
+    Returns:
+        the record.
+
+    Raises:
+        MlbenchError: any input that is wrong.
+    """
+    from mlbench import store
+    from mlbench.laboratory import Laboratory, resolve_device
+    from mlbench.runner import run_one
+    from mlbench.spec import RunSpec
+
+    request = Request(
+        recipe=recipe,
+        losses=(loss,),
+        dataset=dataset,
+        data_root=None if data_root is None else Path(data_root),
+        backbone=backbone,
+        settings=tuple((settings or {}).items()),
+    )
+    plan = make_plan(request)
+    spec = RunSpec(plan.recipe, plan.losses[0], seed, fold)
+    known = store.find(Path(out), spec) if out is not None else None
+    if known is not None:
+        return known
+    lab = Laboratory(plan.recipe, plan.files, resolve_device(device), lambda *_: None)
+    record, queries = run_one(spec, lab)
+    if out is not None:
+        store.save(Path(out), record, queries)
+    return record

@@ -1,0 +1,118 @@
+"""Where a trunk's weights come from, and how they get into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from mlbench.download import fetch, file_sha256
+from mlbench.errors import MlbenchError
+from mlbench.paths import cache_dir
+
+State = dict[str, Tensor]
+
+_SHOWN = 3
+
+
+def load_weights(
+    name: str,
+    trunk: nn.Module,
+    weights: str,
+    weights_file: Path | None,
+    *,
+    imagenet: Callable[[], Path],
+    classifier: tuple[str, ...] = (),
+    convert: Callable[[State], State] = dict,
+) -> str:
+    """Fill a freshly built trunk with the weights that were asked for.
+
+    Args:
+        name: of the backbone, for messages.
+        trunk: changed in place; left alone for ``weights`` ``"none"``.
+        weights: ``"imagenet"`` or ``"none"``.
+        weights_file: a file to load in place of ``weights``.
+        imagenet: returns the file with the ImageNet weights.
+        classifier: prefixes of the names that a file may hold although the trunk does not.
+        convert: maps the file's names and shapes to the trunk's.
+
+    Returns:
+        ``"none"``, or ``imagenet:`` or ``file:`` and 12 hex digits of the file's SHA-256.
+
+    Raises:
+        MlbenchError: an unknown kind of weights, or a file that is missing or does not fit.
+    """
+    path = _file_for(name, weights, weights_file, imagenet)
+    if path is None:
+        return "none"
+    state = {k: v for k, v in convert(read_state(path)).items() if not k.startswith(classifier)}
+    _check_fit(f"weights file {path} does not fit backbone '{name}'", trunk.state_dict(), state)
+    trunk.load_state_dict(state)
+    return f"{'imagenet' if weights_file is None else 'file'}:{file_sha256(path)[:12]}"
+
+
+def read_state(path: Path) -> State:
+    """Read a state dict (``.safetensors`` or ``torch.save``) without running code from it.
+
+    Raises:
+        MlbenchError: the file is missing, or holds anything but names and tensors.
+    """
+    if not path.is_file():
+        raise MlbenchError(f"weights file {path} does not exist; check backbone.weights")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers promise no particular exceptions for foreign bytes
+        raise _unreadable(path) from error
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise _unreadable(path)
+    return dict(state)
+
+
+def published(url: str, sha256: str) -> Path:
+    """Return the cached copy of published weights, downloading them if need be."""
+    return fetch(url, cache_dir("weights") / url.rpartition("/")[2], sha256)
+
+
+def _file_for(
+    name: str, weights: str, weights_file: Path | None, imagenet: Callable[[], Path]
+) -> Path | None:
+    if weights_file is not None:
+        return weights_file
+    if weights == "imagenet":
+        return imagenet()
+    if weights == "none":
+        return None
+    raise MlbenchError(
+        f"backbone '{name}': unknown weights '{weights}'; use imagenet, none or a file's path"
+    )
+
+
+def _unreadable(path: Path) -> MlbenchError:
+    return MlbenchError(
+        f"{path} is not a weights file; it must hold a plain state dict (names to tensors), "
+        "saved by torch.save or safetensors"
+    )
+
+
+def _check_fit(problem: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    # Files older than PyTorch 0.4.1 have no batch counters; BatchNorm starts them itself.
+    required = {key for key in expected if not key.endswith("num_batches_tracked")}
+    reshaped = {k for k in expected.keys() & given.keys() if expected[k].shape != given[k].shape}
+    differences = {
+        "missing": required - given.keys(),
+        "unexpected": given.keys() - expected.keys(),
+        "of another shape": reshaped,
+    }
+    found = [f"{_first(keys)} {what}" for what, keys in differences.items() if keys]
+    if found:
+        raise MlbenchError(f"{problem}: {'; '.join(found)}; give weights of the same architecture")
+
+
+def _first(keys: set[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(sorted(keys)[:_SHOWN]) + more

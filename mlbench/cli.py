@@ -1,0 +1,270 @@
+"""The command line. Nothing here imports torch before a run begins."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlbench import __version__
+from mlbench.errors import MlbenchError
+
+if TYPE_CHECKING:
+    from mlbench.config import Plan
+    from mlbench.runner import Outcome
+
+
+class _UserError(click.ClickException):
+    exit_code = 2
+
+
+class _Group(click.Group):
+    """Turns MlbenchError into one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MlbenchError as error:
+            raise _UserError(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mlbench")
+def main() -> None:
+    # click's mark for "do not rewrap" is a backspace, so the docstring cannot be raw.
+    """Train metric-learning losses under one checked recipe and compare them.
+
+    \b
+    mlbench run                          the four losses on the embedded data set
+    mlbench run --losses softtriple,npairs,triplet
+    mlbench table results/               the comparison, again
+    """  # noqa: D301
+
+
+def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+
+
+@main.command()
+@click.argument("benchmark", required=False, type=click.Path(path_type=Path))
+@click.option("--losses", callback=_names, metavar="A,B,...", help="Losses to train.")
+@click.option("--dataset", metavar="NAME", help="Data set, or folder:PATH for your own images.")
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    envvar="MLBENCH_DATA_ROOT",
+    show_envvar=True,
+    help="Folder that holds the data set.",
+)
+@click.option("--backbone", metavar="NAME", help="Backbone, instead of the recipe's.")
+@click.option("--recipe", metavar="NAME|FILE", help="Shipped recipe or a TOML. [default: default]")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a recipe field (schedule.epochs=5) or a loss's parameter (softtriple.tau=0).",
+)
+@click.option("--seeds", type=click.IntRange(1), help="Number of seeds. [default: 1]")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder for the records.",
+)
+def run(
+    benchmark: Path | None,
+    losses: tuple[str, ...],
+    dataset: str | None,
+    data_root: Path | None,
+    backbone: str | None,
+    recipe: str | None,
+    settings: tuple[str, ...],
+    seeds: int | None,
+    device: str,
+    out: Path,
+) -> None:
+    """Train losses, save a record of each run, print the comparison.
+
+    BENCHMARK is a TOML file with a recipe, losses and seeds; options change it. Runs whose record
+    is in the folder already are not made again, so the same command continues what was stopped.
+    """
+    from mlbench.config import Request, make_plan, parse_setting
+
+    plan = make_plan(
+        Request(
+            benchmark=benchmark,
+            recipe=recipe,
+            losses=losses or None,
+            dataset=dataset,
+            data_root=data_root,
+            backbone=backbone,
+            seeds=seeds,
+            settings=tuple(parse_setting(text) for text in settings),
+        )
+    )
+    try:
+        outcomes = _run_plan(plan, out, device)
+    except KeyboardInterrupt:
+        click.echo("\nStopped; finished runs are kept. The same command continues.", err=True)
+        sys.exit(130)
+    from mlbench.table import compare
+
+    _print_tables(compare(outcome.record for outcome in outcomes))
+
+
+def _run_plan(plan: Plan, out: Path, device: str) -> list[Outcome]:
+    """Run with live progress on standard error, one line for each finished run."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        with console.status("loading torch"):
+            from mlbench.laboratory import resolve_device
+            from mlbench.runner import run_plan, with_baselines
+        total = len(with_baselines(plan))
+        matrix = bars.add_task(f"runs 0/{total}", total=total)
+        phase = bars.add_task("", total=None)
+
+        def progress(name: str, done: int, of: int) -> None:
+            bars.update(phase, description=name, completed=done, total=of)
+
+        outcomes: list[Outcome] = []
+        for outcome in run_plan(plan, out, resolve_device(device), progress):
+            outcomes.append(outcome)
+            bars.update(matrix, advance=1, description=f"runs {len(outcomes)}/{total}")
+            console.print(f"[{len(outcomes)}/{total}] {_line(outcome)}", markup=False)
+    return outcomes
+
+
+def _line(outcome: Outcome) -> str:
+    record = outcome.record
+    fold = "" if record.fold is None else f" fold {record.fold}"
+    recall = 100 * record.metrics.get("R@1", 0.0)
+    result = f"R@1 {recall:.1f}" if record.status == "ok" else record.status
+    seconds = sum(record.cost.seconds.values())
+    suffix = "already there" if outcome.reused else f"{seconds:.1f} s"
+    return f"{record.loss} seed {record.seed}{fold}: {result} ({suffix})"
+
+
+def _print_tables(comparisons: Iterable[Any]) -> None:
+    from rich.console import Console
+
+    from mlbench.table import rich_table
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 110)
+    for comparison in comparisons:
+        console.print(rich_table(comparison))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "markdown", "latex", "csv", "json"]),
+    default="text",
+    show_default=True,
+)
+def table(folder: Path, form: str) -> None:
+    """Print the comparison table of every recipe and data set in FOLDER.
+
+    Damaged records are named on standard error and left out.
+    """
+    from mlbench.store import read_results
+    from mlbench.table import FORMATS, compare
+
+    results = read_results(folder)
+    for problem in results.problems:
+        click.echo(f"Warning: left out: {problem}", err=True)
+    if not results.records:
+        raise MlbenchError(f"no readable record in '{folder}'")
+    comparisons = compare(results.records.values())
+    if form == "text":
+        _print_tables(comparisons)
+    else:
+        click.echo(FORMATS[form](comparisons), nl=False)
+
+
+@main.group(name="list")
+def list_() -> None:
+    """List what can be named in a run."""
+
+
+@list_.command()
+def losses() -> None:
+    """List losses: name, paper, needs, source."""
+    from mlbench.registry import LOSSES
+
+    rows = [(e.name, e.summary, e.paper, _needs(e), e.source) for e in LOSSES.entries()]
+    _print_list(("name", "what", "paper", "needs", "source"), rows, LOSSES.problems)
+
+
+def _needs(entry: Any) -> str:
+    batch = f"{entry.images_per_class} a class" if entry.images_per_class else "any batch"
+    length = "unit length" if entry.unit_length else "raw"
+    rate = f", lr {entry.lr:g}" if entry.lr else ""
+    return f"{batch}, {length}{rate}"
+
+
+@list_.command()
+def datasets() -> None:
+    """List data sets."""
+    from mlbench.registry import DATASETS
+
+    rows = [(_typed(e), e.summary, e.paper, e.source) for e in DATASETS.entries()]
+    _print_list(("name", "what", "paper", "source"), rows, DATASETS.problems)
+
+
+@list_.command()
+def backbones() -> None:
+    """List backbones."""
+    from mlbench.registry import BACKBONES
+
+    rows = [(_typed(e), e.summary, e.paper, e.source) for e in BACKBONES.entries()]
+    _print_list(("name", "what", "paper", "source"), rows, BACKBONES.problems)
+
+
+@list_.command()
+def recipes() -> None:
+    """List shipped recipes."""
+    from mlbench.config import load_recipe, recipe_names, recipe_text
+
+    rows = []
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        what = recipe_text(name).partition("\n")[0].removeprefix("# ")
+        rows.append((name, recipe.recipe_id, what))
+    _print_list(("name", "recipe_id", "what"), rows, [])
+
+
+def _typed(entry: Any) -> str:
+    return f"{entry.name}:..." if entry.prefix else entry.name
+
+
+def _print_list(
+    header: Sequence[str], rows: Sequence[Sequence[str]], problems: Sequence[str]
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(header):
+        table.add_column(name, no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+    for problem in problems:
+        click.echo(f"Warning: {problem}", err=True)

@@ -1,0 +1,267 @@
+"""From what users write (recipe TOML, benchmark TOML, ``--set``) to the runs to be made."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mlbench.errors import MlbenchError, unknown_name
+from mlbench.interfaces import LossEntry, ParamValue
+from mlbench.registry import BACKBONES, DATASETS, LOSSES
+from mlbench.spec import LossSpec, Recipe, RunSpec, build, recipe_keys
+
+DEFAULT_LOSSES = ("softtriple", "softmax_norm", "npairs", "triplet")
+_BENCHMARK_KEYS = ("recipe", "losses", "seeds")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where this machine keeps what a recipe names by identity; never part of a record.
+
+    Attributes:
+        data_root: folder of the data set's files.
+        weights: file whose SHA-256 the recipe's ``backbone.weights`` is.
+    """
+
+    data_root: Path | None = None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of one benchmark: one recipe, every loss with every seed (and fold)."""
+
+    recipe: Recipe
+    losses: tuple[LossSpec, ...]
+    seeds: int
+    files: Files
+
+    def runs(self) -> list[RunSpec]:
+        """Return all runs: for each loss, each seed and fold."""
+        folds = list(range(self.recipe.selection.folds)) or [None]
+        return [
+            RunSpec(self.recipe, loss, seed, fold)
+            for loss in self.losses
+            for seed in range(self.seeds)
+            for fold in folds
+        ]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for; None where nothing was said.
+
+    Attributes:
+        benchmark: a benchmark TOML.
+        recipe: name of a shipped recipe, or a recipe TOML.
+        losses: names.
+        dataset: a data set's name; a path may follow ``folder:``.
+        data_root: folder of its files.
+        backbone: a backbone's name.
+        seeds: number of seeds.
+        settings: values by key: recipe fields, or ``LOSS.parameter``; later ones win.
+    """
+
+    benchmark: Path | None = None
+    recipe: str | None = None
+    losses: tuple[str, ...] | None = None
+    dataset: str | None = None
+    data_root: Path | None = None
+    backbone: str | None = None
+    seeds: int | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that are shipped with mlbench."""
+    folder = resources.files("mlbench") / "recipes"
+    return sorted(
+        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
+    )
+
+
+def recipe_text(name: str) -> str:
+    """Return the TOML of a shipped recipe; MlbenchError if there is none of that name."""
+    if name not in recipe_names():
+        raise unknown_name("recipe", name, recipe_names())
+    return (resources.files("mlbench") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Return a shipped recipe by name, or one from a TOML file by path.
+
+    Raises:
+        MlbenchError: unknown name, no such file, or a key or value that is wrong.
+    """
+    table, where = _recipe_table(name_or_path)
+    return build(Recipe, table, where)
+
+
+def make_plan(request: Request) -> Plan:
+    """Resolve a request: benchmark file, then options, then ``--set``, later ones winning.
+
+    Raises:
+        MlbenchError: any name, key or value that is wrong, with its near misses.
+    """
+    benchmark = _read_benchmark(request.benchmark) if request.benchmark else {}
+    table, where = _recipe_table(request.recipe or benchmark.get("recipe", "default"))
+    losses = _losses(request, benchmark)
+    if request.dataset:
+        table["data"] = {**table.get("data", {}), "name": request.dataset}
+    if request.backbone:
+        table["backbone"] = {**table.get("backbone", {}), "name": request.backbone}
+    for key, value in request.settings:
+        _set(key, value, table, losses)
+    table, files = _resolve_files(table, request.data_root)
+    recipe = build(Recipe, table, where)
+    DATASETS.get(recipe.data.name)
+    BACKBONES.get(recipe.backbone.name)
+    seeds = request.seeds if request.seeds is not None else benchmark.get("seeds", 1)
+    if type(seeds) is not int or seeds < 1:
+        raise MlbenchError(f"seeds: {seeds!r} must be an integer of at least 1")
+    specs = tuple(LossSpec.of(entry, params) for entry, params in losses)
+    return Plan(recipe, tuple(dict.fromkeys(specs)), seeds, files)
+
+
+def _recipe_table(source: str | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the plain table of a recipe and where it comes from.
+
+    A table (or file) with the key ``base`` changes single fields of another recipe.
+    """
+    if isinstance(source, Mapping):
+        return _with_base(dict(source), "recipe")
+    if source.endswith(".toml") or "/" in source:
+        return _with_base(read_toml(Path(source)), source)
+    return tomllib.loads(recipe_text(source)), f"recipe {source}"
+
+
+def _with_base(table: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
+    base = table.pop("base", None)
+    if base is None:
+        return table, where
+    if not isinstance(base, str):
+        raise MlbenchError(f"{where}: base must be the name of a recipe, got {base!r}")
+    merged, _ = _recipe_table(base)
+    for section, fields in table.items():
+        if isinstance(fields, Mapping) and isinstance(merged.get(section), Mapping):
+            merged[section] = {**merged[section], **fields}
+        else:
+            merged[section] = fields
+    return merged, where
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; MlbenchError names the file and the line that is wrong."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MlbenchError(f"no file '{path}'; shipped recipes: mlbench list recipes") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise MlbenchError(f"{path}: {error}") from error
+
+
+def _read_benchmark(path: Path) -> dict[str, Any]:
+    table = read_toml(path)
+    for key in table:
+        if key not in _BENCHMARK_KEYS:
+            raise MlbenchError(f"{path}: {unknown_name('key', key, _BENCHMARK_KEYS)}")
+    return table
+
+
+def _losses(
+    request: Request, benchmark: Mapping[str, Any]
+) -> list[tuple[LossEntry, dict[str, ParamValue]]]:
+    """Return the losses asked for with the parameters that the benchmark file gives them."""
+    items = request.losses or benchmark.get("losses", DEFAULT_LOSSES)
+    if not isinstance(items, list | tuple) or not items:
+        raise MlbenchError(f"losses: expected a list of names or tables, got {items!r}")
+    losses = []
+    for item in items:
+        params = {"name": item} if isinstance(item, str) else dict(item)
+        if not isinstance(params.get("name"), str):
+            raise MlbenchError(f"losses: each needs a name, got {item!r}")
+        losses.append((LOSSES.get(params.pop("name")), params))
+    return losses
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Split ``key=value`` and read the value as TOML; what is none (``none``) is a string."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
+        raise MlbenchError(f"--set {text}: expected key=value")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def _set(
+    key: str,
+    value: object,
+    table: dict[str, Any],
+    losses: Sequence[tuple[LossEntry, dict[str, Any]]],
+) -> None:
+    """Carry out one setting: a parameter of losses, or a recipe field."""
+    owner, _, param = key.rpartition(".")
+    takers = _takers(key, owner, param, losses)
+    for _, params in takers:
+        params[param] = value
+    if not takers:
+        section, field = _field(key)
+        table[section] = {**table.get(section, {}), field: value}
+
+
+def _takers(
+    key: str, owner: str, param: str, losses: Sequence[tuple[LossEntry, dict[str, Any]]]
+) -> list[tuple[LossEntry, dict[str, Any]]]:
+    """Return the losses that a key is for: one by name, or with ``loss.`` all that have it."""
+    if owner != "loss":
+        return [(entry, params) for entry, params in losses if entry.name == owner]
+    takers = [(e, params) for e, params in losses if e.prefix or param in e.defaults]
+    if not takers:
+        known = {name for entry, _ in losses for name in entry.defaults}
+        raise MlbenchError(f"--set {key}: {unknown_name('loss parameter', param, known)}")
+    return takers
+
+
+def _field(key: str) -> tuple[str, str]:
+    """Return section and name of a recipe field; its last part is enough where it is unique."""
+    by_leaf = recipe_keys()
+    full = [name for names in by_leaf.values() for name in names]
+    matches = [key] if key in full else by_leaf.get(key, [])
+    if len(matches) == 1:
+        section, _, field = matches[0].partition(".")
+        return section, field
+    if matches:
+        raise MlbenchError(f"--set {key}: ambiguous; one of {', '.join(matches)}")
+    raise MlbenchError(f"--set {key}: {unknown_name('recipe field', key, [*full, *by_leaf])}")
+
+
+def _resolve_files(table: dict[str, Any], root: Path | None) -> tuple[dict[str, Any], Files]:
+    """Replace paths in the recipe by what they identify, so that it means the same anywhere."""
+    files = Files(data_root=root)
+    data, backbone = dict(table.get("data", {})), dict(table.get("backbone", {}))
+    name, weights = data.get("name"), backbone.get("weights")
+    if isinstance(name, str) and name.startswith("folder:"):
+        path = Path(root or "", name.removeprefix("folder:")).expanduser().resolve()
+        data["name"] = f"folder:{path.name}"
+        files = replace(files, data_root=path.parent)
+    if isinstance(weights, str) and not _is_weights_name(weights):
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise MlbenchError(
+                f"backbone.weights: no file '{weights}'; give 'imagenet', 'none' or a weights file"
+            )
+        backbone["weights"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        files = replace(files, weights=path)
+    return {**table, "data": data, "backbone": backbone}, files
+
+
+def _is_weights_name(weights: str) -> bool:
+    return weights in ("imagenet", "none") or bool(re.fullmatch("[0-9a-f]{64}", weights))

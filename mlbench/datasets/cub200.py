@@ -1,0 +1,146 @@
+"""CUB-200-2011 in its official layout, split by class as metric learning papers do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlbench.datasets.files import file_dataset, image_files
+from mlbench.errors import MlbenchError
+from mlbench.images import first_few
+from mlbench.interfaces import Dataset, ImageSet
+
+ROOT_VARIABLE = "MLBENCH_DATA_ROOT"
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Class identifiers ``first .. last`` of one side, and how many images they have in all."""
+
+    name: str
+    first: int
+    last: int
+    images: int
+
+
+_OFFICIAL = (_Side("training", 1, 100, 5864), _Side("test", 101, 200, 5924))
+
+
+def load(root: Path | None) -> Dataset:
+    """Load CUB-200-2011 (Wah et al. 2011): classes 1-100 to train on, 101-200 to test on.
+
+    Args:
+        root: the unpacked folder ``CUB_200_2011`` or its parent; by default
+            ``$MLBENCH_DATA_ROOT``.
+
+    Raises:
+        MlbenchError: there is no root, or its files are not those of the data set.
+    """
+    return _load(_find(root), *_OFFICIAL)
+
+
+def _load(folder: Path, train: _Side, test: _Side) -> Dataset:
+    classes = _table(folder / "classes.txt")
+    _check_classes(folder / "classes.txt", classes, test.last)
+    names = _table(folder / "images.txt")
+    class_ids = _class_ids(folder / "image_class_labels.txt", names, classes)
+    _check_files(folder / "images", list(names.values()))
+    sides = [_side(folder, side, names, class_ids, classes) for side in (train, test)]
+    return file_dataset("cub200", folder / "images", *sides)
+
+
+def _find(root: Path | None) -> Path:
+    given = root or os.environ.get(ROOT_VARIABLE)
+    if not given:
+        raise MlbenchError(
+            "cub200 needs its files: give the folder that holds CUB_200_2011 with "
+            f"--data-root DIR or in the environment variable {ROOT_VARIABLE}"
+        )
+    for folder in (Path(given), Path(given, "CUB_200_2011")):
+        if (folder / "images.txt").is_file():
+            return folder
+    raise MlbenchError(
+        f"cub200: no images.txt in {given} or its CUB_200_2011; point --data-root DIR or "
+        f"{ROOT_VARIABLE} at the unpacked CUB_200_2011 or its parent"
+    )
+
+
+def _table(path: Path) -> dict[int, str]:
+    """Read lines of ``NUMBER VALUE``."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MlbenchError(f"cannot read {path}: {error}; unpack the archive again") from error
+    table: dict[int, str] = {}
+    for number, line in enumerate(lines, 1):
+        identifier, _, value = line.strip().partition(" ")
+        if not identifier.isdecimal() or not value or int(identifier) in table:
+            raise _line_error(path, number, "expected a new number and a value", line)
+        table[int(identifier)] = value
+    return table
+
+
+def _line_error(path: Path, number: int, problem: str, line: str) -> MlbenchError:
+    return MlbenchError(
+        f"{path}, line {number}: {problem}, got '{line[:80]}'; unpack the archive again"
+    )
+
+
+def _check_classes(path: Path, classes: Mapping[int, str], count: int) -> None:
+    """Check that there are ``count`` distinct classes, so that no class is on both sides."""
+    if sorted(classes) != list(range(1, count + 1)) or len(set(classes.values())) != count:
+        raise MlbenchError(
+            f"{path}: expected {count} distinct classes numbered from 1, found "
+            f"{len(set(classes.values()))}; unpack the archive again"
+        )
+
+
+def _class_ids(path: Path, names: Mapping[int, str], classes: Mapping[int, str]) -> dict[int, int]:
+    """Return the class identifier of every image identifier."""
+    class_ids: dict[int, int] = {}
+    for number, (image, value) in enumerate(_table(path).items(), 1):
+        if image not in names or not value.isdecimal() or int(value) not in classes:
+            problem = "expected an image of images.txt and a class of classes.txt"
+            raise _line_error(path, number, problem, f"{image} {value}")
+        class_ids[image] = int(value)
+    if len(class_ids) != len(names):
+        raise MlbenchError(
+            f"{path}: {len(names) - len(class_ids)} images of images.txt have no class; "
+            "unpack the archive again"
+        )
+    return class_ids
+
+
+def _check_files(folder: Path, names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        raise MlbenchError(
+            f"{folder.with_suffix('.txt')}: an image is listed twice; unpack the archive again"
+        )
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise MlbenchError(
+            f"{len(missing)} files of images.txt are missing in {folder}: {first_few(missing)}; "
+            "unpack the archive again"
+        )
+
+
+def _side(
+    folder: Path,
+    side: _Side,
+    names: Mapping[int, str],
+    class_ids: Mapping[int, int],
+    classes: Mapping[int, str],
+) -> ImageSet:
+    chosen = [image for image in names if side.first <= class_ids[image] <= side.last]
+    labels = [class_ids[image] - side.first for image in chosen]
+    present = len(set(labels))
+    wanted = side.last - side.first + 1
+    if (len(chosen), present) != (side.images, wanted):
+        raise MlbenchError(
+            f"{folder}: expected {side.images:,} {side.name} images of {wanted} classes, found "
+            f"{len(chosen):,} of {present}; unpack the archive again"
+        )
+    class_names = [classes[number] for number in range(side.first, side.last + 1)]
+    return image_files(folder / "images", [names[image] for image in chosen], labels, class_names)

@@ -1,0 +1,282 @@
+"""From image files to one memory-mapped array of uint8 pixels, decoded and resized once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mlbench.arrays import ImageArray
+from mlbench.errors import MlbenchError
+from mlbench.interfaces import ImageSet
+from mlbench.paths import cache_dir
+
+CACHE_VERSION = 1
+"""To be raised whenever decoding, resizing or the layout of the file changes."""
+
+Progress = Callable[[int, int], None]
+Index = npt.NDArray[np.int64]
+
+_MEND = "; replace or remove it"
+_CHUNK = 256
+_INDEX_BYTES = 16  # of each image: its height and width, both int64
+_STALE_SECONDS = 24 * 3600
+
+
+def decode(path: Path) -> ImageArray:
+    """Decode an image file as a viewer would show it.
+
+    The EXIF orientation is applied, alpha is laid onto white, 16-bit grey is scaled to 8 bits, and
+    of an animation the first frame counts.
+
+    Args:
+        path: the file, of any format that Pillow reads.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB.
+
+    Raises:
+        MlbenchError: the file is missing, empty, truncated, not an image, or has more pixels than
+            Pillow's limit against decompression bombs.
+    """
+    try:
+        with _PILLOW_QUIET, Image.open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.array(_to_rgb(image))
+    except Exception as error:  # what a damaged file makes Pillow raise is not limited to OSError
+        raise MlbenchError(f"cannot read image {path}: {_reason(error, path)}{_MEND}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class PixelCache:
+    """The pixels of one ImageSet, memory-mapped from one file.
+
+    Attributes:
+        data: all images one after another, flat uint8; mapped copy-on-write, so that torch may
+            wrap it without a copy and nothing written to it reaches the file.
+        offsets: ``(N,)`` int64, where each image starts in ``data``.
+        heights: ``(N,)`` int64, in pixels.
+        widths: ``(N,)`` int64, in pixels.
+    """
+
+    data: ImageArray
+    offsets: Index
+    heights: Index
+    widths: Index
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def image(self, i: int) -> ImageArray:
+        """Return a ``(h, w, 3)`` uint8 RGB view of image ``i``."""
+        start, height, width = self.offsets[i], self.heights[i], self.widths[i]
+        return self.data[start : start + 3 * height * width].reshape(height, width, 3)
+
+
+def open_cache(
+    images: ImageSet, side: int, key: str, progress: Progress | None = None
+) -> PixelCache:
+    """Open the pixel cache of a set of images, building it if it is missing or damaged.
+
+    Each image's shorter side becomes ``side`` pixels, exactly as ``torchvision.transforms.Resize``
+    does to a PIL image. Builders may run at once or be interrupted: a cache appears only whole.
+
+    Args:
+        images: the images.
+        side: shorter side in pixels.
+        key: what identifies the pixels, such as the data set's fingerprint and the side of the
+            split.
+        progress: called with the number of images done and their total while building.
+
+    Raises:
+        MlbenchError: images cannot be read (all are counted, the first five named), or the cache
+            cannot be written.
+    """
+    digest = hashlib.sha256(f"{key}\n{side}\n{CACHE_VERSION}".encode()).hexdigest()
+    path = cache_dir("pixels") / f"{side}px-{digest[:32]}.uint8"
+    if not _is_whole(path, len(images)):
+        _build(path, images, side, progress)
+    heights, widths = _read_index(path, len(images))
+    sizes = 3 * heights * widths
+    data = np.asarray(np.memmap(path, np.uint8, mode="c", offset=_INDEX_BYTES * len(images)))
+    return PixelCache(data, np.cumsum(sizes) - sizes, heights, widths)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file of the cache under a temporary name; it takes its own when the block ends well.
+
+    Args:
+        path: the file, replaced if it exists, untouched if the block raises.
+
+    Raises:
+        MlbenchError: the file cannot be written.
+    """
+    _remove_stale(path.parent)
+    owner = f"{os.getpid()}-{threading.get_native_id()}"
+    temporary = path.with_name(f"{path.name}.{owner}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    except OSError as error:
+        raise MlbenchError(
+            f"cannot write {path}: {error.strerror or error}; "
+            "make room there or set MLBENCH_CACHE to another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def first_few(items: Sequence[str], separator: str = ", ") -> str:
+    """Return up to five items as text, and how many more there are."""
+    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return separator.join(items[:5]) + more
+
+
+class _Quiet:
+    """Silences warnings while any thread is inside; Pillow's bomb warning becomes an error.
+
+    ``warnings.catch_warnings`` alone would let threads restore each other's filters.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_PILLOW_QUIET = _Quiet()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its floating-point pixels have no defined white")
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit grey at 255 instead of scaling it
+        grey = np.asarray(image).clip(0, 65535) / 257
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, Pillow's decompression bomb limit"
+    if isinstance(error, UnidentifiedImageError):
+        empty = path.stat().st_size == 0
+        return "the file is empty" if empty else "not an image of a known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _resized(image: ImageArray, side: int, name: str) -> ImageArray:
+    """Resize so that the shorter side is ``side`` (the arithmetic of torchvision's Resize)."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {image.shape}"
+        raise MlbenchError(f"image {name}: the data set must read (H, W, 3) uint8, not {found}")
+    height, width = image.shape[:2]
+    short, long = sorted((height, width))
+    if short == side:
+        return image
+    longer = int(side * long / short)
+    if side * longer > (Image.MAX_IMAGE_PIXELS or np.inf):
+        raise MlbenchError(f"image {name}: {width} x {height} pixels are too narrow{_MEND}")
+    size = (side, longer) if width <= height else (longer, side)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def _read_resized(images: ImageSet, i: int, side: int) -> ImageArray | MlbenchError:
+    try:
+        return _resized(images.read(i), side, images.names[i])
+    except MlbenchError as error:
+        return error
+
+
+def _decoded(images: ImageSet, side: int) -> Iterator[ImageArray | MlbenchError]:
+    """Yield the resized images in order; chunks bound how many wait in memory."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(images), _CHUNK):
+            chunk = range(start, min(start + _CHUNK, len(images)))
+            yield from pool.map(lambda i: _read_resized(images, i, side), chunk)
+
+
+def _build(path: Path, images: ImageSet, side: int, progress: Progress | None) -> None:
+    """Write all heights, all widths (int64), then the pixels; zeros come first until the end."""
+    shapes = np.zeros((2, len(images)), "<i8")
+    bad: list[str] = []
+    with atomic_file(path) as file:
+        file.write(shapes.tobytes())
+        for i, image in enumerate(_decoded(images, side)):
+            if isinstance(image, MlbenchError):
+                bad.append(str(image))
+            else:
+                shapes[:, i] = image.shape[:2]
+                file.write(np.ascontiguousarray(image).data)
+            if progress:
+                progress(i + 1, len(images))
+        if bad:
+            raise _bad_images(bad)
+        file.seek(0)
+        file.write(shapes.tobytes())
+
+
+def _bad_images(messages: list[str]) -> MlbenchError:
+    if len(messages) == 1:
+        return MlbenchError(messages[0])
+    reasons = [message.removesuffix(_MEND) for message in messages]
+    listed = first_few(reasons, "; ")
+    return MlbenchError(f"{len(messages)} bad images: {listed}; replace or remove them")
+
+
+def _read_index(path: Path, count: int) -> tuple[Index, Index]:
+    heights, widths = np.fromfile(path, "<i8", 2 * count).reshape(2, count).astype(np.int64)
+    return heights, widths
+
+
+def _is_whole(path: Path, count: int) -> bool:
+    size = path.stat().st_size if path.is_file() else 0
+    if size <= _INDEX_BYTES * count:
+        return False
+    heights, widths = _read_index(path, count)
+    positive = (heights > 0).all() and (widths > 0).all()
+    return bool(positive) and size == _INDEX_BYTES * count + int((3 * heights * widths).sum())
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what builders that were killed a day or more ago have left."""
+    for file in folder.glob("*.tmp"):
+        try:
+            if time.time() - file.stat().st_mtime > _STALE_SECONDS:
+                file.unlink()
+        except FileNotFoundError:  # another builder has just removed it
+            continue

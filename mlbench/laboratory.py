@@ -1,0 +1,184 @@
+"""What the runs of one recipe share: the data, the pixels, the network as it starts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlbench import store
+from mlbench.arrays import Indices, Labels
+from mlbench.augment import FeatureSource, ImageSource, Source
+from mlbench.config import Files
+from mlbench.embed import embed
+from mlbench.errors import MlbenchError
+from mlbench.images import PixelCache, open_cache
+from mlbench.interfaces import Dataset, ImageSet
+from mlbench.model import Embedder, Trunk, build_head
+from mlbench.paths import cache_dir
+from mlbench.registry import BACKBONES, DATASETS
+from mlbench.spec import Recipe, digest
+
+Side = Literal["train", "test"]
+Progress = Callable[[str, int, int], None]
+
+# To be raised when the same recipe would give other features.
+_FEATURES_VERSION = 1
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu`` or ``cuda``; MlbenchError if there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MlbenchError("--device cuda: torch finds no GPU here; use --device cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class TrainingPart:
+    """The training images that a run learns from, and those it validates on.
+
+    Attributes:
+        members: positions in the data set's training side.
+        labels: their classes, renumbered ``0 .. C - 1``.
+        validation: positions of the images of the fold's classes; empty without folds.
+    """
+
+    members: Indices
+    labels: Labels
+    validation: Indices
+
+
+def training_part(labels: Labels, recipe: Recipe, seed: int, fold: int | None) -> TrainingPart:
+    """Take the fold's classes and the hold-out away from the training images.
+
+    Folds are contiguous parts of the sorted classes, as in Musgrave et al. 2020; the hold-out is
+    drawn with the run's seed.
+    """
+    in_fold = np.zeros(len(labels), dtype=np.bool_)
+    if fold is not None:
+        parts = np.array_split(np.unique(labels), recipe.selection.folds)
+        in_fold = np.isin(labels, parts[fold])
+    members = np.flatnonzero(~in_fold)
+    held = round(recipe.data.holdout * len(members))
+    if held:
+        rng = np.random.default_rng([seed, len(members)])
+        members = np.sort(rng.permutation(members)[held:])
+    _, renumbered = np.unique(labels[members], return_inverse=True)
+    return TrainingPart(members, renumbered.astype(np.int64), np.flatnonzero(in_fold))
+
+
+class Laboratory:
+    """What the runs of one recipe share: data set, pixel caches, features of the first trunk.
+
+    Args:
+        recipe: of all runs.
+        files: where the data set and the weights lie.
+        device: to train and embed on.
+        progress: called with phase, done and total.
+    """
+
+    def __init__(
+        self, recipe: Recipe, files: Files, device: torch.device, progress: Progress
+    ) -> None:
+        self.recipe, self.files, self.device, self.progress = recipe, files, device, progress
+        self._features: dict[tuple[Side, int], Tensor] = {}
+        self._caches: dict[tuple[Side, int], PixelCache] = {}
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The data set, loaded and checked at first use."""
+        dataset = DATASETS.get(self.recipe.data.name).load()(self.files.data_root)
+        folds = self.recipe.selection.folds
+        if folds and len(dataset.train.class_names) < 2 * folds:
+            raise MlbenchError(
+                f"selection.folds: {folds} folds need at least {2 * folds} training classes, "
+                f"{dataset.name} has {len(dataset.train.class_names)}"
+            )
+        return dataset
+
+    def images(self, side: Side) -> ImageSet:
+        """Return one side of the data set."""
+        return self.dataset.train if side == "train" else self.dataset.test
+
+    def trunk(self, seed: int) -> tuple[Trunk, int, str]:
+        """Build the trunk as the run of ``seed`` starts it: module, feature length, weights id."""
+        torch.manual_seed(seed)
+        spec = self.recipe.backbone
+        factory = BACKBONES.get(spec.name).load()
+        if spec.weights not in ("imagenet", "none") and self.files.weights is None:
+            raise MlbenchError(
+                f"backbone.weights is the file of SHA-256 {spec.weights[:12]}...; give its path "
+                "with --set backbone.weights=PATH"
+            )
+        backbone = factory(spec.weights, self.files.weights)
+        trunk = Trunk(backbone, self.recipe.input, spec)
+        trunk = trunk.to(self.device).to(memory_format=torch.channels_last)
+        return trunk, backbone.features, backbone.weights_id
+
+    def network(self, seed: int) -> tuple[Embedder, str]:
+        """Build the network as the run of ``seed`` starts it, and name its weights."""
+        trunk, features, weights_id = self.trunk(seed)
+        torch.manual_seed(seed)
+        head = build_head(self.recipe.head, features).to(self.device)
+        if self.recipe.backbone.trunk == "frozen":
+            return Embedder(nn.Identity(), head), weights_id
+        return Embedder(trunk, head), weights_id
+
+    def inputs(self, side: Side, seed: int, *, augmented: bool = False) -> Source:
+        """Return what the network of ``seed`` reads for one side of the data set.
+
+        Args:
+            side: of the data set.
+            seed: of the run.
+            augmented: from the pixels that training crops are cut from; no effect on features.
+        """
+        if self.recipe.backbone.trunk == "frozen":
+            return FeatureSource(self.features(side, seed).to(self.device))
+        return self._image_source(side, augmented=augmented)
+
+    def features(self, side: Side, seed: int) -> Tensor:
+        """Return the features ``(N, F)`` of the trunk as the run of ``seed`` starts it.
+
+        Those of pretrained weights are the same for all seeds and kept on disk by content.
+        """
+        trunk, _, weights_id = self.trunk(seed)
+        key = (side, seed if weights_id == "none" else 0)
+        if key not in self._features:
+            self._features[key] = self._read_features(side, trunk, weights_id)
+        return self._features[key]
+
+    def _read_features(self, side: Side, trunk: Trunk, weights_id: str) -> Tensor:
+        if weights_id == "none":
+            return self._compute_features(side, trunk)
+        inputs = asdict(self.recipe.input)
+        used = [inputs[k] for k in ("size", "test_resize", "normalization", "channels")]
+        backbone = [self.recipe.backbone.name, weights_id, str(self.device), torch.__version__]
+        key = digest([_FEATURES_VERSION, self.dataset.fingerprint, side, *used, *backbone])
+        path = cache_dir("features") / f"{key}.npy"
+        if path.exists():
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        features = self._compute_features(side, trunk)
+        store.save_array(path, features.numpy())
+        return features
+
+    def _compute_features(self, side: Side, trunk: Trunk) -> Tensor:
+        report = functools.partial(self.progress, f"features of the {side} images")
+        return embed(trunk, self._image_source(side), progress=report)
+
+    def _image_source(self, side: Side, *, augmented: bool = False) -> ImageSource:
+        resize = self.recipe.input.train_resize if augmented else self.recipe.input.test_resize
+        return ImageSource(self._pixels(side, resize), self.recipe.input, self.device)
+
+    def _pixels(self, side: Side, resize: int) -> PixelCache:
+        if (side, resize) not in self._caches:
+            report = functools.partial(self.progress, f"decoding the {side} images")
+            key = f"{self.dataset.fingerprint}-{side}"
+            self._caches[side, resize] = open_cache(self.images(side), resize, key, report)
+        return self._caches[side, resize]

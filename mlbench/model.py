@@ -1,0 +1,98 @@
+"""The network: preprocessing, trunk, head; and what of it batch norm leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mlbench.interfaces import Backbone, Preprocessing
+from mlbench.spec import BackboneSpec, HeadSpec, InputSpec
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class Normalise(nn.Module):
+    """uint8 RGB ``(B, 3, H, W)`` to what the trunk expects (see interfaces.Preprocessing)."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
+        std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
+        self.reverse = preprocessing.channels == "bgr"
+        self.register_buffer("factor", preprocessing.scale / 255 / std, persistent=False)
+        self.register_buffer("offset", -mean / std, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return float32 ``(B, 3, H, W)``."""
+        if self.reverse:
+            pixels = pixels.flip(1)
+        return torch.addcmul(self.get_buffer("offset"), pixels.float(), self.get_buffer("factor"))
+
+
+class Trunk(nn.Module):
+    """Preprocessing and backbone: uint8 RGB ``(B, 3, H, W)`` to features ``(B, F)``.
+
+    In training mode, batch norm keeps to the recipe's ``backbone.bn_stats``.
+    """
+
+    def __init__(self, backbone: Backbone, inputs: InputSpec, spec: BackboneSpec) -> None:
+        super().__init__()
+        self.normalise = Normalise(preprocessing_of(backbone.preprocessing, inputs))
+        self.backbone = backbone.trunk
+        self.frozen_stats = spec.bn_stats == "frozen"
+        if spec.bn_affine == "frozen":
+            for norm in self._batch_norms():
+                norm.requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return pooled features ``(B, F)``."""
+        return self.backbone(self.normalise(pixels))
+
+    def train(self, mode: bool = True) -> Trunk:
+        """Set training mode, except for batch norms whose statistics are frozen."""
+        super().train(mode)
+        if self.frozen_stats:
+            for norm in self._batch_norms():
+                norm.eval()
+        return self
+
+    def _batch_norms(self) -> Iterator[nn.Module]:
+        # timm fuses batch norm and activation in subclasses of BatchNorm2d.
+        return (m for m in self.backbone.modules() if isinstance(m, _BATCH_NORMS))
+
+
+class Embedder(nn.Module):
+    """Trunk and head: network input to raw (not normalised) embeddings ``(B, dim)``.
+
+    The trunk of a network that is trained on cached features is ``nn.Identity``.
+    """
+
+    def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return embeddings ``(B, dim)``."""
+        return self.head(self.trunk(inputs))
+
+
+def preprocessing_of(own: Preprocessing, inputs: InputSpec) -> Preprocessing:
+    """Return the backbone's ``own`` preprocessing as the recipe changes it."""
+    channels = own.channels if inputs.channels == "backbone" else inputs.channels
+    if inputs.normalization == "none":
+        return Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channels=channels)
+    if channels != own.channels:
+        (a, b, c), (d, e, f) = own.mean, own.std
+        return Preprocessing((c, b, a), (f, e, d), own.scale, channels)
+    return own
+
+
+def build_head(spec: HeadSpec, features: int) -> nn.Module:
+    """Return the head that maps features ``(B, features)`` to embeddings ``(B, spec.dim)``."""
+    linear = nn.Linear(features, spec.dim)
+    if spec.kind == "linear":
+        return linear
+    return nn.Sequential(nn.ReLU(), nn.BatchNorm1d(features), linear)

@@ -1,0 +1,131 @@
+"""Where and with what a run was made."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "faiss-cpu", "numpy")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Software and hardware of a run.
+
+    Attributes:
+        mlbench: version of mlbench.
+        source: SHA-256 (12 hex digits) of mlbench's own Python and TOML files as they were run.
+        commit: git commit of mlbench's own checkout, or "" if it is not run from one.
+        dirty: whether that checkout had uncommitted changes to mlbench's files.
+        python: version.
+        packages: versions of the packages that may change a result.
+        device: ``cpu`` or ``cuda``.
+        hardware: model of the processor or GPU.
+        driver: of the GPU, or "".
+        threads: of torch on the CPU.
+        system: operating system and machine.
+    """
+
+    mlbench: str
+    source: str
+    commit: str
+    dirty: bool
+    python: str
+    packages: dict[str, str]
+    device: str
+    hardware: str
+    driver: str
+    threads: int
+    system: str
+
+
+def collect(device: str) -> Provenance:
+    """Return the provenance of a run on ``device`` (``cpu`` or ``cuda``) made now."""
+    import torch
+
+    from mlbench import __version__
+
+    commit, dirty = _git_state()
+    return Provenance(
+        mlbench=__version__,
+        source=_source_digest(),
+        commit=commit,
+        dirty=dirty,
+        python=platform.python_version(),
+        packages=_package_versions(),
+        device=device,
+        hardware=torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        driver=_gpu_driver() if device == "cuda" else "",
+        threads=torch.get_num_threads(),
+        system=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def peak_memory_mb(device: str) -> float:
+    """Return the peak memory of this process so far: GPU memory on ``cuda``, else resident, MB."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 1e6
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+@functools.cache
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@functools.cache
+def _source_digest() -> str:
+    package = Path(__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".toml")):
+        total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:12]
+
+
+@functools.cache
+def _git_state() -> tuple[str, bool]:
+    """Commit and dirty flag of the checkout that holds this file, never of the user's folder."""
+    package = Path(__file__).parent
+    if not (package.parent / ".git").exists():
+        return "", False
+    commit = _output(["git", "-C", str(package), "rev-parse", "HEAD"])
+    changes = _output(["git", "-C", str(package), "status", "--porcelain", "--", "."])
+    return commit, bool(changes)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = models[0] if models else platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def _gpu_driver() -> str:
+    return _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,143 @@
+"""The record of a finished run, and its JSON form."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from mlbench.errors import MlbenchError
+from mlbench.interfaces import ParamValue
+from mlbench.provenance import Provenance
+from mlbench.spec import LossSpec, Recipe, RunSpec, build
+
+SCHEMA_VERSION = 1
+PROTOCOL_VERSION = 1
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What was trained and tested on.
+
+    Attributes:
+        name: as in the recipe.
+        fingerprint: SHA-256 over names, labels and contents of all images.
+        train_images, train_classes: used for training (after hold-out and folds).
+        test_images, test_classes: evaluated.
+    """
+
+    name: str
+    fingerprint: str
+    train_images: int
+    train_classes: int
+    test_images: int
+    test_classes: int
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch of the curve: mean loss, wall seconds, MAP@R on validation classes (or None)."""
+
+    epoch: int
+    loss: float | None
+    seconds: float
+    validation: float | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the run took.
+
+    Attributes:
+        images_seen: training images, repeats counted.
+        seconds: wall time by phase (``prepare``, ``train``, ``evaluate``).
+        images_per_second: of training; 0 for a baseline.
+        peak_memory_mb: of the process up to the end of the run.
+    """
+
+    images_seen: int
+    seconds: dict[str, float]
+    images_per_second: float
+    peak_memory_mb: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that is kept of a run.
+
+    Attributes:
+        schema_version: of this form.
+        recipe_id: of ``recipe``.
+        recipe: what is equal in a comparison.
+        loss: name of the loss or baseline.
+        params: all its parameters, defaults included.
+        seed: of initialisation, batches and augmentation.
+        fold: class-disjoint fold that was left out of training, or None.
+        dataset: what was trained and tested on.
+        protocol_version: of the evaluator's definitions.
+        weights_id: what the backbone's initial weights were.
+        status: ``ok``, or ``diverged`` if the loss became NaN or infinite.
+        selected_epoch: 0-based epoch whose network was evaluated; None for a baseline.
+        metrics: ``R@k``, ``NMI``, ``MAP@R``, ``R-Precision`` as fractions, and the counts
+            ``n_query``, ``n_gallery``, ``n_lone``; empty if diverged.
+        loss_report: what the loss says of itself after training.
+        curve: one row per epoch.
+        cost: time and memory.
+        provenance: software and hardware.
+    """
+
+    schema_version: int
+    recipe_id: str
+    recipe: Recipe
+    loss: str
+    params: dict[str, ParamValue]
+    seed: int
+    fold: int | None
+    dataset: DatasetFacts
+    protocol_version: int
+    weights_id: str
+    status: str
+    selected_epoch: int | None
+    metrics: dict[str, int | float]
+    loss_report: dict[str, float]
+    curve: tuple[EpochRow, ...]
+    cost: Cost
+    provenance: Provenance
+
+    @property
+    def spec(self) -> RunSpec:
+        """The run that this is the record of."""
+        loss = LossSpec(self.loss, tuple(sorted(self.params.items())))
+        return RunSpec(self.recipe, loss, self.seed, self.fold)
+
+    def to_json(self) -> str:
+        """Return the record as indented JSON."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> RunRecord:
+        """Read a record, every key and value checked.
+
+        Args:
+            text: the file's content.
+            where: the file, for messages.
+
+        Raises:
+            MlbenchError: not JSON, not a record, of another schema, or its parts contradict.
+        """
+        try:
+            table = json.loads(text)
+        except ValueError as error:
+            raise MlbenchError(f"{where}: not valid JSON ({error})") from error
+        if not isinstance(table, dict) or "schema_version" not in table:
+            raise MlbenchError(f"{where}: not a record of mlbench (no schema_version)")
+        if table["schema_version"] != SCHEMA_VERSION:
+            raise MlbenchError(
+                f"{where}: record of schema {table['schema_version']!r}, this mlbench reads "
+                f"schema {SCHEMA_VERSION}; use the version of mlbench that wrote it"
+            )
+        record = build(cls, table, where)
+        if record.recipe.recipe_id != record.recipe_id:
+            raise MlbenchError(f"{where}: recipe_id does not match the recipe; was it edited?")
+        if record.status == "ok" and not record.metrics:
+            raise MlbenchError(f"{where}: finished but without metrics; was it edited?")
+        return record

@@ -1,0 +1,61 @@
+"""Which images form a batch."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mlbench.arrays import Indices, Labels
+
+
+def batch_sizes(images: int, batch_size: int, *, drop_last: bool) -> list[int]:
+    """Return the sizes of an epoch's batches: the same for every loss, so that budgets are equal.
+
+    A data set smaller than one batch gives one smaller batch, also with ``drop_last``.
+    """
+    full, rest = divmod(images, batch_size)
+    sizes = [batch_size] * full
+    return [*sizes, rest] if rest and not (drop_last and full) else sizes
+
+
+def epoch_batches(
+    labels: Labels,
+    sizes: list[int],
+    images_per_class: int | None,
+    rng: np.random.Generator,
+) -> Iterator[Indices]:
+    """Yield the image indices of each batch of one epoch.
+
+    Args:
+        labels: ``(N,)`` class of each training image.
+        sizes: of the batches, from ``batch_sizes``.
+        images_per_class: None for a plain shuffle; otherwise each batch holds that many images of
+            each of its classes (the last class of a batch may have fewer). Classes and the images
+            of a class come in shuffled cycles, so none returns before all others have had a turn.
+        rng: source of the order.
+    """
+    if images_per_class is None:
+        order = rng.permutation(len(labels))[: sum(sizes)]
+        yield from np.split(order, np.cumsum(sizes)[:-1])
+        return
+    members = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
+    images = [_Cycle(m, rng) for m in members if len(m)]
+    classes = _Cycle(np.arange(len(images)), rng)
+    for size in sizes:
+        groups = classes.take(-(-size // images_per_class))
+        yield np.concatenate([images[c].take(images_per_class) for c in groups])[:size]
+
+
+class _Cycle:
+    """Values in shuffled order, reshuffled when exhausted; no repeats within a take if possible."""
+
+    def __init__(self, values: Indices, rng: np.random.Generator) -> None:
+        self._values, self._rng = values, rng
+        self._queue = rng.permutation(values)
+
+    def take(self, count: int) -> Indices:
+        while len(self._queue) < count:
+            fresh = self._rng.permutation(self._values)
+            held = np.isin(fresh, self._queue[-len(self._values) :])
+            self._queue = np.concatenate([self._queue, fresh[~held], fresh[held]])
+        taken, self._queue = self._queue[:count], self._queue[count:]
+        return taken

@@ -1,0 +1,153 @@
+"""Records on disk: one JSON a run, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mlbench.errors import MlbenchError
+from mlbench.record import RunRecord
+from mlbench.spec import RunSpec
+
+if TYPE_CHECKING:
+    from mlbench.metrics import QueryResults
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of a folder.
+
+    Attributes:
+        records: by path, in path order.
+        problems: one line for each file that is no readable record.
+    """
+
+    records: dict[Path, RunRecord]
+    problems: tuple[str, ...]
+
+
+def record_path(out: Path, spec: RunSpec) -> Path:
+    """Return the file of a run: ``OUT/DATASET-RECIPE_ID/LOSS-RUN_ID.json``."""
+    folder = f"{_slug(spec.recipe.data.name)}-{spec.recipe.recipe_id}"
+    fold = "" if spec.fold is None else f"-fold{spec.fold}"
+    return out / folder / f"{_slug(spec.loss.name)}-seed{spec.seed}{fold}-{spec.run_id}.json"
+
+
+def load(path: Path) -> RunRecord:
+    """Read one record; MlbenchError names the file and what is wrong with it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MlbenchError(f"{path}: cannot be read ({error})") from error
+    return RunRecord.from_json(text, str(path))
+
+
+def find(out: Path, spec: RunSpec) -> RunRecord | None:
+    """Return the record of a run if there is one; a damaged one is set aside to be made anew."""
+    path = record_path(out, spec)
+    if not path.exists():
+        return None
+    try:
+        return load(path)
+    except MlbenchError:
+        path.replace(path.with_suffix(".damaged"))
+        return None
+
+
+def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
+    """Write a record under ``out``, its per-query results beside it; whole or not at all.
+
+    The hits, one bit per query and k, and AP@R (float32) go to ``.npz``, before the record, so
+    that a record never lacks them.
+    """
+    path = record_path(out, record.spec)
+    if queries is not None:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, hits=np.packbits(queries.hits, axis=0), ap_at_r=queries.ap_at_r)
+        write_atomically(path.with_suffix(".npz"), buffer.getvalue())
+    write_atomically(path, record.to_json().encode())
+    return path
+
+
+def save_array(path: Path, array: npt.NDArray[np.float32]) -> None:
+    """Write an array as ``.npy``, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_results(path: str | os.PathLike[str]) -> list[RunRecord]:
+    """Return every record under the folder ``path``; warn of files that cannot be read.
+
+    Raises:
+        MlbenchError: there is no such folder, or not one file in it that could be a record.
+    """
+    results = read_results(Path(path))
+    for problem in results.problems:
+        warnings.warn(problem, stacklevel=2)
+    return list(results.records.values())
+
+
+def read_results(folder: Path) -> Results:
+    """Read every record (``*.json``) under ``folder``, the damaged ones named.
+
+    Raises:
+        MlbenchError: there is no such folder, or not one file in it that could be a record.
+    """
+    if not folder.is_dir():
+        raise MlbenchError(
+            f"no results folder '{folder}'; make one with: mlbench run --out {folder}"
+        )
+    records, problems = {}, []
+    for file in sorted(folder.rglob("*.json")):
+        try:
+            records[file] = load(file)
+        except MlbenchError as error:
+            problems.append(str(error))
+    if not records and not problems:
+        raise MlbenchError(f"no records in '{folder}'; make some with: mlbench run --out {folder}")
+    return Results(records, tuple(problems))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` through a temporary file beside it.
+
+    Raises:
+        MlbenchError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path) as temporary:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+    except OSError as error:
+        raise MlbenchError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    # mkstemp makes private files; a record is as readable as any other new file.
+    umask = os.umask(0)
+    os.umask(umask)
+    Path(name).chmod(0o666 & ~umask)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip("-.") or "unnamed"

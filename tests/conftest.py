@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, cache_folder: str) -> None:
+    """Keep the user's cache out of the tests; one cache for all, as glyphs take seconds to draw."""
+    monkeypatch.setenv("MLBENCH_CACHE", cache_folder)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six classes of eight small images, told apart by colour; the first three train."""
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        folder = tmp_path / "photos" / f"class{number}"
+        folder.mkdir(parents=True)
+        colour = rng.integers(40, 215, 3)
+        for i in range(8):
+            noise = rng.integers(-30, 30, (36, 40, 3))
+            pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "photos"
+
+
+QUICK = {
+    "input.size": 16,
+    "input.train_resize": 20,
+    "input.test_resize": 20,
+    "schedule.epochs": 2,
+    "schedule.milestones": [1],
+    "batch.size": 16,
+    "evaluation.nmi_restarts": 1,
+    "head.dim": 8,
+}
+"""Recipe settings with which a run takes a moment."""

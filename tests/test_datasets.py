@@ -1,0 +1,390 @@
+import collections
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlbench.datasets import BUILTIN, cub200, folder, glyphs
+from mlbench.errors import MlbenchError
+from mlbench.interfaces import Dataset, ImageSet
+from mlbench.registry import DATASETS
+
+
+def write_image(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def check_side(images: ImageSet) -> None:
+    """Check what ImageSet promises."""
+    assert images.labels.dtype == np.int64
+    assert len(images) == len(images.labels) == len(set(images.names))
+    assert sorted(set(images.labels.tolist())) == list(range(len(images.class_names)))
+
+
+def check(dataset: Dataset) -> None:
+    check_side(dataset.train)
+    check_side(dataset.test)
+    assert not set(dataset.train.class_names) & set(dataset.test.class_names)
+    assert not set(dataset.train.names) & set(dataset.test.names)
+    assert len(bytes.fromhex(dataset.fingerprint)) == 32
+
+
+class TestCatalogue:
+    def test_lists_without_heavy_imports(self):
+        code = (
+            "import sys, mlbench.datasets; print({'torch', 'PIL', 'matplotlib'} & set(sys.modules))"
+        )
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert ran.stdout.strip() == "set()"
+
+    @pytest.mark.parametrize("entry", BUILTIN, ids=lambda entry: entry.name)
+    def test_targets_load(self, entry):
+        assert callable(entry.load())
+        assert entry.summary
+
+    def test_folder_by_name(self, tmp_path):
+        for i in range(4):
+            write_image(tmp_path / "pets" / "ab"[i % 2] / f"{i}.png", i)
+        loaded = DATASETS.get(f"folder:{tmp_path / 'pets'}").load()(None)
+        assert loaded.name == "folder:pets"
+
+
+TRAIN = cub200._Side("training", 1, 2, 5)
+TEST = cub200._Side("test", 3, 4, 5)
+
+
+@pytest.fixture
+def cub(tmp_path) -> Path:
+    """A tree in the official layout: four classes of 3, 2, 3 and 2 images."""
+    root = tmp_path / "CUB_200_2011"
+    classes = ["001.Auk", "002.Bunting", "003.Crow", "004.Dove"]
+    names = [f"{classes[k]}/{i}.jpg" for k, count in enumerate((3, 2, 3, 2)) for i in range(count)]
+    for i, name in enumerate(names):
+        write_image(root / "images" / name, i)
+    lines = {
+        "classes.txt": enumerate(classes, 1),
+        "images.txt": enumerate(names, 1),
+        "image_class_labels.txt": ((i, int(name[:3])) for i, name in enumerate(names, 1)),
+    }
+    for file, pairs in lines.items():
+        (root / file).write_text("".join(f"{a} {b}\n" for a, b in pairs))
+    return root
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+class TestCub200:
+    def test_split(self, cub):
+        dataset = cub200._load(cub, TRAIN, TEST)
+        check(dataset)
+        assert dataset.name == "cub200"
+        assert dataset.train.class_names == ("001.Auk", "002.Bunting")
+        assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1]
+        assert dataset.test.labels.tolist() == [0, 0, 0, 1, 1]
+        assert dataset.test.names[3] == "004.Dove/0.jpg"
+        with Image.open(cub / "images" / "004.Dove" / "0.jpg") as image:
+            np.testing.assert_array_equal(dataset.test.read(3), np.asarray(image))
+
+    def test_root_is_the_folder_its_parent_or_the_variable(self, cub, monkeypatch):
+        assert cub200._find(cub) == cub
+        assert cub200._find(cub.parent) == cub
+        monkeypatch.setenv("MLBENCH_DATA_ROOT", str(cub.parent))
+        assert cub200._find(None) == cub
+
+    def test_no_root(self, monkeypatch):
+        monkeypatch.delenv("MLBENCH_DATA_ROOT", raising=False)
+        with pytest.raises(MlbenchError, match=r"--data-root DIR .* MLBENCH_DATA_ROOT"):
+            cub200.load(None)
+
+    def test_wrong_root(self, tmp_path):
+        with pytest.raises(MlbenchError, match=r"no images\.txt"):
+            cub200.load(tmp_path)
+
+    def test_counts(self, cub):
+        with pytest.raises(MlbenchError, match="expected 200 distinct classes"):
+            cub200.load(cub)
+        more = cub200._Side("training", 1, 2, 6)
+        with pytest.raises(MlbenchError, match="expected 6 training images of 2 classes, found 5"):
+            cub200._load(cub, more, TEST)
+
+    def test_class_on_both_sides(self, cub):
+        edit(cub / "classes.txt", "003.Crow", "001.Auk")
+        with pytest.raises(MlbenchError, match="expected 4 distinct classes"):
+            cub200._load(cub, TRAIN, TEST)
+
+    def test_image_listed_twice(self, cub):
+        edit(cub / "images.txt", "003.Crow/0.jpg", "001.Auk/0.jpg")
+        with pytest.raises(MlbenchError, match="listed twice"):
+            cub200._load(cub, TRAIN, TEST)
+
+    def test_missing_files(self, cub):
+        for path in sorted((cub / "images").rglob("*.jpg"))[:7]:
+            path.unlink()
+        with pytest.raises(MlbenchError, match=r"7 files .*001\.Auk/0\.jpg.* and 2 more"):
+            cub200._load(cub, TRAIN, TEST)
+
+    @pytest.mark.parametrize("file", ["images.txt", "classes.txt", "image_class_labels.txt"])
+    def test_unreadable_table(self, cub, file):
+        (cub / file).write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(MlbenchError, match=f"cannot read .*{file}"):
+            cub200._load(cub, TRAIN, TEST)
+        (cub / file).unlink()
+        with pytest.raises(MlbenchError, match=f"cannot read .*{file}"):
+            cub200._load(cub, TRAIN, TEST)
+
+    @pytest.mark.parametrize(
+        ("file", "old", "new", "line"),
+        [
+            ("images.txt", "3 001", "x 001", 3),
+            ("images.txt", "3 001", "2 001", 3),
+            ("classes.txt", "2 002.Bunting", "2", 2),
+            ("image_class_labels.txt", "4 2", "4 two", 4),
+            ("image_class_labels.txt", "4 2", "4 9", 4),
+            ("image_class_labels.txt", "10 4", "11 4", 10),
+        ],
+    )
+    def test_bad_line_is_named(self, cub, file, old, new, line):
+        edit(cub / file, old, new)
+        with pytest.raises(MlbenchError, match=f"{file}, line {line}: "):
+            cub200._load(cub, TRAIN, TEST)
+
+    def test_image_without_class(self, cub):
+        edit(cub / "image_class_labels.txt", "10 4\n", "")
+        with pytest.raises(MlbenchError, match=r"1 images of images\.txt have no class"):
+            cub200._load(cub, TRAIN, TEST)
+
+    def test_fingerprint_covers_names_labels_and_contents(self, cub):
+        def current() -> str:
+            return cub200._load(cub, TRAIN, TEST).fingerprint
+
+        found = [current(), current()]
+        write_image(cub / "images" / "004.Dove" / "1.jpg", 99)
+        found.append(current())
+        edit(cub / "image_class_labels.txt", "3 1", "3 2")
+        found.append(current())
+        (cub / "images" / "001.Auk" / "0.jpg").rename(cub / "images" / "001.Auk" / "zero.jpg")
+        edit(cub / "images.txt", "001.Auk/0.jpg", "001.Auk/zero.jpg")
+        found.append(current())
+        assert found[0] == found[1]
+        assert len(set(found)) == 4
+
+    def test_fingerprint_does_not_depend_on_the_place(self, cub, tmp_path):
+        first = cub200._load(cub, TRAIN, TEST).fingerprint
+        moved = cub.rename(tmp_path / "elsewhere")
+        for path in moved.rglob("*"):
+            os.utime(path, (0, 0))
+        assert cub200._load(moved, TRAIN, TEST).fingerprint == first
+
+    @pytest.mark.skipif("MLBENCH_DATA_ROOT" not in os.environ, reason="needs CUB-200-2011")
+    def test_real_data(self):
+        dataset = cub200.load(None)
+        check(dataset)
+        assert (len(dataset.train), len(dataset.test)) == (5864, 5924)
+        assert len(dataset.train.class_names) == len(dataset.test.class_names) == 100
+        for images in (dataset.train, dataset.test):
+            folders = [images.class_names[label] for label in images.labels]
+            assert folders == [name.partition("/")[0] for name in images.names]
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    root = tmp_path / "photos"
+    for k, name in enumerate(["b", "a", "c", "B", "e"]):
+        for i in range(2):
+            write_image(root / name / f"{i}.png", 10 * k + i)
+    return root
+
+
+class TestFolder:
+    def test_halves_of_the_sorted_classes(self, photos):
+        dataset = folder.load(str(photos), None)
+        check(dataset)
+        assert dataset.name == "folder:photos"
+        assert dataset.train.class_names == ("B", "a", "b")
+        assert dataset.test.class_names == ("c", "e")
+        assert dataset.test.names == ("c/0.png", "c/1.png", "e/0.png", "e/1.png")
+        assert dataset.train.read(0).shape == (6, 8, 3)
+
+    def test_relative_to_root(self, photos, monkeypatch):
+        here = folder.load("photos", photos.parent)
+        monkeypatch.chdir(photos)
+        assert folder.load(".", None).name == here.name == "folder:photos"
+
+    def test_what_counts_as_an_image(self, photos):
+        write_image(photos / "a" / "deep" / "er" / "x.JPG", 50)
+        write_image(photos / "a" / ".hidden.png", 51)
+        write_image(photos / "a" / ".thumbs" / "x.png", 52)
+        write_image(photos / ".cache" / "x.png", 53)
+        (photos / "a" / "notes.txt").write_text("not an image")
+        (photos / "readme.txt").write_text("not a class")
+        names = [name for name in folder.load(str(photos), None).train.names if "a/" in name]
+        assert names == ["a/0.png", "a/1.png", "a/deep/er/x.JPG"]
+
+    def test_loops_of_links(self, photos):
+        before = folder.load(str(photos), None)
+        (photos / "a" / "loop").symlink_to(photos / "a")
+        (photos / "a" / "up").symlink_to(photos)
+        (photos / "again").symlink_to(photos)
+        (photos / "above").symlink_to(photos.parent)
+        assert folder.load(str(photos), None).fingerprint == before.fingerprint
+
+    def test_class_folders_may_be_links(self, photos, tmp_path):
+        (photos / "e").rename(tmp_path / "store")
+        (photos / "e").symlink_to(tmp_path / "store")
+        assert folder.load(str(photos), None).test.class_names == ("c", "e")
+
+    def test_name_that_is_not_unicode(self, photos):
+        name = os.fsdecode(b"\xff.png")
+        try:
+            write_image(photos / "a" / name, 60)
+        except OSError:
+            pytest.skip("this file system takes Unicode names only")
+        dataset = folder.load(str(photos), None)
+        assert f"a/{name}" in dataset.train.names
+        check(dataset)
+
+    def test_not_a_folder(self, photos):
+        for path in (photos / "none", photos / "a" / "0.png"):
+            with pytest.raises(MlbenchError, match="is not a folder"):
+                folder.load(str(path), None)
+
+    def test_images_without_class_folders(self, tmp_path):
+        write_image(tmp_path / "0.png", 0)
+        with pytest.raises(MlbenchError, match="no images in the folders in"):
+            folder.load(str(tmp_path), None)
+
+    def test_one_class(self, tmp_path):
+        for i in range(2):
+            write_image(tmp_path / "cats" / f"{i}.png", i)
+        with pytest.raises(MlbenchError, match=r"one class \(cats\) and needs at least 2"):
+            folder.load(str(tmp_path), None)
+
+    def test_empty_class(self, photos):
+        (photos / "empty").mkdir()
+        with pytest.raises(MlbenchError, match=r"no images in these class folders in .*: empty;"):
+            folder.load(str(photos), None)
+
+    @pytest.mark.parametrize("name", ["A", "z"])  # one sorts into training, one into test
+    def test_class_of_one_image(self, photos, name):
+        write_image(photos / name / "0.png", 70)
+        with pytest.raises(MlbenchError, match=f"only one image in these .*: {name}; add"):
+            folder.load(str(photos), None)
+
+    def test_file_that_cannot_be_read(self, photos):
+        (photos / "a" / "0.png").unlink()
+        (photos / "a" / "0.png").symlink_to(photos / "gone.png")
+        with pytest.raises(MlbenchError, match=r"cannot read .*a/0\.png: No such file"):
+            folder.load(str(photos), None)
+
+
+@pytest.fixture(scope="session")
+def glyph_cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("glyphs")
+
+
+@pytest.fixture
+def drawn(glyph_cache, monkeypatch) -> Dataset:
+    monkeypatch.setenv("MLBENCH_CACHE", str(glyph_cache))
+    return glyphs.load(None)
+
+
+class TestGlyphs:
+    def test_sizes(self, drawn):
+        check(drawn)
+        assert drawn.name == "glyphs"
+        for images, classes in ((drawn.train, 120), (drawn.test, 120)):
+            assert len(images.class_names) >= classes
+            assert np.bincount(images.labels).min() >= 40
+            assert images.read(0).shape == (32, 32, 3)
+            assert images.read(0).dtype == np.uint8
+
+    def test_scripts(self, drawn):
+        def scripts(images: ImageSet) -> set[str]:
+            return {name.partition("/")[0] for name in images.class_names}
+
+        assert scripts(drawn.train) == {"Latin", "Greek"}
+        assert scripts(drawn.test) == {"Cyrillic", "Armenian", "Georgian"}
+
+    @pytest.mark.parametrize("side", ["train", "test"])
+    def test_every_class_is_balanced(self, drawn, side):
+        images = getattr(drawn, side)
+        cases: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+        faces: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+        for name, label in zip(images.names, images.labels, strict=True):
+            script, letter, glyph = name.split("/")
+            case, _, rest = glyph.partition("-")
+            assert images.class_names[label] == f"{script}/{letter}"
+            cases[letter + script][case] += 1
+            faces[letter + script][rest[:-3]] += 1
+        for key, counts in cases.items():
+            assert counts == {"upper": 24, "lower": 24}
+            assert len(faces[key]) >= 8
+            assert max(faces[key].values()) - min(faces[key].values()) <= 1
+
+    def test_names(self, drawn):
+        assert "Greek/alpha/lower-DejaVuSans-Oblique-" in " ".join(drawn.train.names)
+        assert "Latin/a/upper-cmr10-" in " ".join(drawn.train.names)
+        assert not any("-cm" in name for name in drawn.test.names)
+
+    @pytest.mark.parametrize("side", ["train", "test"])
+    def test_every_image_shows_ink_on_paper(self, drawn, side):
+        images = getattr(drawn, side)
+        pixels = np.stack([images.read(i) for i in range(len(images))])
+        dark = (pixels < 100).mean(axis=(1, 2, 3))
+        assert dark.min() > 0
+        assert dark.max() < 0.5
+        np.testing.assert_array_equal(pixels[..., 0], pixels[..., 2])
+
+    def test_letters_have_no_double(self):
+        letters = glyphs._letters(glyphs._font_files())
+        cases = [case for letter in letters for case in (letter.lower, letter.lower.upper())]
+        assert len(set(cases)) == len(cases) == 2 * len(letters)
+        assert not set(cases) & set("éÉǆǅǄſµςßıİ")
+        assert set("aZøßαΩжЯաⴀႠ") - set(cases) == {"ß"}
+
+    def test_same_every_time(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(glyphs, "IMAGES_PER_CLASS", 2)
+        found = []
+        for name in "ab":
+            monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path / name))
+            found.append(glyphs.load(None).fingerprint)
+        (first, second) = (next((tmp_path / name).rglob("*.npz")) for name in "ab")
+        assert found[0] == found[1]
+        assert first.read_bytes() == second.read_bytes()
+
+    def test_second_load_draws_nothing(self, drawn, monkeypatch):
+        monkeypatch.setattr(glyphs, "_draw", None)
+        assert glyphs.load(None).fingerprint == drawn.fingerprint
+
+    @pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "text", "other"])
+    def test_damaged_cache_is_rebuilt(self, monkeypatch, tmp_path, damage):
+        monkeypatch.setattr(glyphs, "IMAGES_PER_CLASS", 2)
+        monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path))
+        first = glyphs.load(None).fingerprint
+        (path,) = tmp_path.rglob("*.npz")
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+        contents = {"empty": b"", "truncated": whole[:middle], "flipped": flipped, "text": b"hello"}
+        path.write_bytes(contents.get(damage, b""))
+        if damage == "other":
+            with path.open("wb") as file:
+                np.savez(file, other=np.zeros(3))
+        assert glyphs.load(None).fingerprint == first
+        assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(whole).digest()
+
+    def test_missing_fonts(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(glyphs.mpl, "get_data_path", lambda: str(tmp_path))
+        with pytest.raises(MlbenchError, match=r"no DejaVuSans\.ttf in .*reinstall matplotlib"):
+            glyphs.load(None)
