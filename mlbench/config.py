@@ -183,9 +183,10 @@ def _losses(
         raise MlbenchError(f"losses: expected a list of names or tables, got {items!r}")
     losses = []
     for item in items:
-        params = {"name": item} if isinstance(item, str) else dict(item)
-        if not isinstance(params.get("name"), str):
+        params = {"name": item} if isinstance(item, str) else item
+        if not isinstance(params, Mapping) or not isinstance(params.get("name"), str):
             raise MlbenchError(f"losses: each needs a name, got {item!r}")
+        params = dict(params)
         losses.append((LOSSES.get(params.pop("name")), params))
     return losses
 

@@ -1,7 +1,7 @@
 """The one error that users see."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class MlbenchError(Exception):
@@ -23,3 +23,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> MlbenchError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return MlbenchError(f"unknown {kind} '{name}'; {hint}")
+
+
+def first_few(items: Sequence[str], separator: str = ", ") -> str:
+    """Return up to five items as text, and how many more there are."""
+    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return separator.join(items[:5]) + more

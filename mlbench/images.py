@@ -5,23 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mlbench.arrays import ImageArray
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, first_few
 from mlbench.interfaces import ImageSet
-from mlbench.paths import cache_dir
+from mlbench.paths import atomic_file, cache_dir
 
 CACHE_VERSION = 1
 """To be raised whenever decoding, resizing or the layout of the file changes."""
@@ -32,7 +29,6 @@ Index = npt.NDArray[np.int64]
 _MEND = "; replace or remove it"
 _CHUNK = 256
 _INDEX_BYTES = 16  # of each image: its height and width, both int64
-_STALE_SECONDS = 24 * 3600
 
 
 def decode(path: Path) -> ImageArray:
@@ -112,38 +108,6 @@ def open_cache(
     sizes = 3 * heights * widths
     data = np.asarray(np.memmap(path, np.uint8, mode="c", offset=_INDEX_BYTES * len(images)))
     return PixelCache(data, np.cumsum(sizes) - sizes, heights, widths)
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file of the cache under a temporary name; it takes its own when the block ends well.
-
-    Args:
-        path: the file, replaced if it exists, untouched if the block raises.
-
-    Raises:
-        MlbenchError: the file cannot be written.
-    """
-    _remove_stale(path.parent)
-    owner = f"{os.getpid()}-{threading.get_native_id()}"
-    temporary = path.with_name(f"{path.name}.{owner}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
-    except OSError as error:
-        raise MlbenchError(
-            f"cannot write {path}: {error.strerror or error}; "
-            "make room there or set MLBENCH_CACHE to another folder"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def first_few(items: Sequence[str], separator: str = ", ") -> str:
-    """Return up to five items as text, and how many more there are."""
-    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
-    return separator.join(items[:5]) + more
 
 
 class _Quiet:
@@ -270,13 +234,3 @@ def _is_whole(path: Path, count: int) -> bool:
     heights, widths = _read_index(path, count)
     positive = (heights > 0).all() and (widths > 0).all()
     return bool(positive) and size == _INDEX_BYTES * count + int((3 * heights * widths).sum())
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what builders that were killed a day or more ago have left."""
-    for file in folder.glob("*.tmp"):
-        try:
-            if time.time() - file.stat().st_mtime > _STALE_SECONDS:
-                file.unlink()
-        except FileNotFoundError:  # another builder has just removed it
-            continue

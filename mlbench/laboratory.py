@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench import store
 from mlbench.arrays import Indices, Labels
 from mlbench.augment import FeatureSource, ImageSource, Source
 from mlbench.config import Files
@@ -20,7 +19,7 @@ from mlbench.errors import MlbenchError
 from mlbench.images import PixelCache, open_cache
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.model import Embedder, Trunk, build_head
-from mlbench.paths import cache_dir
+from mlbench.paths import atomic_file, cache_dir
 from mlbench.registry import BACKBONES, DATASETS
 from mlbench.spec import Recipe, digest
 
@@ -165,7 +164,8 @@ class Laboratory:
         if path.exists():
             return torch.from_numpy(np.load(path, allow_pickle=False))
         features = self._compute_features(side, trunk)
-        store.save_array(path, features.numpy())
+        with atomic_file(path) as file:
+            np.save(file, features.numpy(), allow_pickle=False)
         return features
 
     def _compute_features(self, side: Side, trunk: Trunk) -> Tensor:

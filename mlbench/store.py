@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
-import tempfile
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from mlbench.errors import MlbenchError
+from mlbench.paths import atomic_file
 from mlbench.record import RunRecord
 from mlbench.spec import RunSpec
 
@@ -73,18 +69,12 @@ def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
     """
     path = record_path(out, record.spec)
     if queries is not None:
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, hits=np.packbits(queries.hits, axis=0), ap_at_r=queries.ap_at_r)
-        write_atomically(path.with_suffix(".npz"), buffer.getvalue())
-    write_atomically(path, record.to_json().encode())
+        hits = np.packbits(queries.hits, axis=0)
+        with atomic_file(path.with_suffix(".npz")) as file:
+            np.savez_compressed(file, hits=hits, ap_at_r=queries.ap_at_r)
+    with atomic_file(path) as file:
+        file.write(record.to_json().encode())
     return path
-
-
-def save_array(path: Path, array: npt.NDArray[np.float32]) -> None:
-    """Write an array as ``.npy``, whole or not at all."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_atomically(path, buffer.getvalue())
 
 
 def load_results(path: str | os.PathLike[str]) -> list[RunRecord]:
@@ -118,35 +108,6 @@ def read_results(folder: Path) -> Results:
     if not records and not problems:
         raise MlbenchError(f"no records in '{folder}'; make some with: mlbench run --out {folder}")
     return Results(records, tuple(problems))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` through a temporary file beside it.
-
-    Raises:
-        MlbenchError: the folder cannot be written, or the disk is full.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(path) as temporary:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-    except OSError as error:
-        raise MlbenchError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    # mkstemp makes private files; a record is as readable as any other new file.
-    umask = os.umask(0)
-    os.umask(umask)
-    Path(name).chmod(0o666 & ~umask)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _slug(name: str) -> str:

@@ -90,13 +90,13 @@ def test_features_have_the_promised_shape(name: str):
 @pytest.mark.parametrize("name", ["convnet", "efficientnet_lite0", "googlenet", "bn_inception"])
 def test_training_mode_gives_features_without_dropout(name: str):
     trunk = build(name).trunk.train()
-    images = torch.randn(4, 3, 64, 64)
+    images = torch.randn(4, 3, 32, 32)
     torch.testing.assert_close(trunk(images), trunk(images))
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", sorted(FEATURES.keys() - {"resnet50"}))  # large, and like resnet18
 def test_weights_survive_a_file(name: str, tmp_path: Path):
-    backbone, images = build(name), torch.randn(2, 3, 64, 64)
+    backbone, images = build(name), torch.randn(2, 3, 32, 32)
     path = saved(backbone.trunk.state_dict(), tmp_path / "weights.pth")
     again = build(name, "imagenet", path)
     torch.testing.assert_close(features(again, images), features(backbone, images))
@@ -441,5 +441,5 @@ class TestTimmHub:
         assert "\n" not in str(error.value)
 
     def test_models_without_published_weights_say_so(self):
-        with pytest.raises(MlbenchError, match="publishes no hub weights for 'vit_srelpos_small"):
-            build("timm:vit_srelpos_small_patch16_224.untrained", "imagenet")
+        with pytest.raises(MlbenchError, match="publishes no hub weights for 'darknet17'"):
+            build("timm:darknet17", "imagenet")

@@ -50,8 +50,8 @@ class TestCatalogue:
         assert entry.summary
 
     def test_folder_by_name(self, tmp_path):
-        for i in range(4):
-            write_image(tmp_path / "pets" / "ab"[i % 2] / f"{i}.png", i)
+        for i in range(8):
+            write_image(tmp_path / "pets" / "abcd"[i % 4] / f"{i}.png", i)
         loaded = DATASETS.get(f"folder:{tmp_path / 'pets'}").load()(None)
         assert loaded.name == "folder:pets"
 
@@ -264,10 +264,11 @@ class TestFolder:
         with pytest.raises(MlbenchError, match="no images in the folders in"):
             folder.load(str(tmp_path), None)
 
-    def test_one_class(self, tmp_path):
-        for i in range(2):
-            write_image(tmp_path / "cats" / f"{i}.png", i)
-        with pytest.raises(MlbenchError, match=r"one class \(cats\) and needs at least 2"):
+    @pytest.mark.parametrize("classes", [1, 3])
+    def test_too_few_classes(self, tmp_path, classes):
+        for i in range(2 * classes):
+            write_image(tmp_path / "abc"[i // 2] / f"{i}.png", i)
+        with pytest.raises(MlbenchError, match=f"has {classes} class.* needs at least 4"):
             folder.load(str(tmp_path), None)
 
     def test_empty_class(self, photos):

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlbench.datasets.files import file_dataset, image_files
-from mlbench.errors import MlbenchError
-from mlbench.images import first_few
+from mlbench.errors import MlbenchError, first_few
 from mlbench.interfaces import Dataset, ImageSet
 
 ROOT_VARIABLE = "MLBENCH_DATA_ROOT"

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mlbench.datasets.files import file_dataset, image_files
-from mlbench.errors import MlbenchError
-from mlbench.images import first_few
+from mlbench.errors import MlbenchError, first_few
 from mlbench.interfaces import Dataset, ImageSet
 
 SUFFIXES = frozenset(
@@ -83,10 +82,10 @@ def _check(folder: Path, classes: Mapping[str, list[str]]) -> None:
             f"no images in the folders in {folder}; put the images of each class "
             f"({', '.join(sorted(SUFFIXES))}) into a folder of their own"
         )
-    if len(classes) < 2:
+    if len(classes) < 4:  # with a single test class, every neighbour is right
         raise MlbenchError(
-            f"{folder} has one class ({next(iter(classes))}) and needs at least 2, one to train "
-            "on and one to test on; add class folders"
+            f"{folder} has {len(classes)} class folder(s) and needs at least 4, two to train on "
+            "and two to test on; add class folders"
         )
     _check_sizes(folder, classes)
 

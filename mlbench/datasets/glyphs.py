@@ -18,9 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from mlbench.arrays import ImageArray
 from mlbench.datasets.files import fingerprint
 from mlbench.errors import MlbenchError
-from mlbench.images import atomic_file
 from mlbench.interfaces import Dataset, ImageSet
-from mlbench.paths import cache_dir
+from mlbench.paths import atomic_file, cache_dir
 
 VERSION = 1
 """To be raised whenever a changed drawing must not be taken from an old cache."""

@@ -1,0 +1,279 @@
+"""Exact nearest neighbours by cosine similarity, in blocks of bounded memory.
+
+Similarity is defined reproducibly: rows are brought to unit length in float64 and rounded to
+float32; their dot product is taken in float64 and rounded to float32. Pairs that tie on paper then
+tie in fact, and ties go to the lower gallery index.
+
+A float32 matrix product proposes a short list per query, which is ranked by that definition. A
+query whose list is not provably complete (the gap at its end is within float32's error) is ranked
+against the whole gallery instead, so the answer never depends on hardware, blocks or threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mlbench.errors import MlbenchError
+
+Vectors = Tensor | npt.ArrayLike
+
+SLACK = 8
+CHUNK = 32
+MAX_BLOCK = 512
+INDEX_MASK = 2**32 - 1
+EXCLUDED = torch.iinfo(torch.int64).min
+
+
+def nearest(
+    queries: Vectors,
+    gallery: Vectors,
+    k: int,
+    *,
+    exclude_self: bool = False,
+    memory_mb: int = 256,
+) -> npt.NDArray[np.int64]:
+    """Return each query's ``k`` nearest gallery rows by cosine similarity, best first.
+
+    Args:
+        queries: ``(Q, D)`` of any floating-point or integer type; a tensor's device does the work.
+        gallery: ``(G, D)``, likewise.
+        k: neighbours wanted, at least 1; may exceed the gallery.
+        exclude_self: leave row ``i`` out of the neighbours of query ``i`` (by index).
+        memory_mb: working memory in MiB, above the inputs and the result.
+
+    Returns:
+        ``(Q, k)`` int64 gallery indices; -1 fills the places for which no row is left.
+
+    Raises:
+        MlbenchError: shapes that do not fit, or a row that is zero or not finite.
+    """
+    query_rows = as_vectors(queries, "queries")
+    gallery_rows = query_rows if gallery is queries else as_vectors(gallery, "gallery")
+    result = np.empty((len(query_rows), k), dtype=np.int64)
+    blocks = neighbor_blocks(
+        query_rows, gallery_rows, k, exclude_self=exclude_self, memory_mb=memory_mb
+    )
+    for rows, found in blocks:
+        result[rows] = found
+    return result
+
+
+@torch.no_grad()
+def neighbor_blocks(
+    queries: Tensor, gallery: Tensor, k: int, *, exclude_self: bool, memory_mb: int
+) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+    """Yield ``nearest``'s result piece by piece: which queries, and their ``(q, k)`` neighbours.
+
+    Args:
+        queries: ``(Q, D)`` tensor.
+        gallery: ``(G, D)`` tensor on the same device; ``queries`` itself shares the work.
+        k: as for ``nearest``.
+        exclude_self: as for ``nearest``.
+        memory_mb: as for ``nearest``; one query at a time is the least it can do.
+    """
+    _check_request(queries, gallery, k, memory_mb)
+    search = _Search(unit_rows(gallery, "gallery"), k, exclude_self)
+    spare = memory_mb * 2**20 - search.gallery.nbytes
+    step = max(1, min(MAX_BLOCK, spare // search.bytes_per_query()))
+    for start in range(0, len(queries), step):
+        rows = slice(start, min(start + step, len(queries)))
+        same = queries is gallery
+        block = search.gallery[rows] if same else unit_rows(queries[rows], "queries", start)
+        found = search.neighbors(block, start)
+        yield rows, found.cpu().numpy()
+
+
+def as_vectors(values: Vectors, what: str) -> Tensor:
+    """Return ``values`` as a detached ``(N, D)`` tensor; MlbenchError names ``what`` is wrong."""
+    try:
+        rows = torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MlbenchError(f"{what}: not a numeric array ({error}); give (N, D) floats") from error
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise MlbenchError(
+            f"{what}: expected a non-empty (N, D) array, got shape {tuple(rows.shape)}"
+        )
+    if rows.is_complex() or rows.dtype == torch.bool:
+        raise MlbenchError(f"{what}: expected real numbers, got {rows.dtype}; convert to float32")
+    return rows
+
+
+def unit_rows(rows: Tensor, what: str, first: int = 0) -> Tensor:
+    """Return ``(N, D)`` float32 rows of unit length, computed in float64 (blocked).
+
+    Args:
+        rows: ``(N, D)``.
+        what: what the rows are, for messages.
+        first: index of ``rows[0]`` in the user's array, for messages.
+
+    Raises:
+        MlbenchError: a row is zero or not finite.
+    """
+    unit = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
+    step = max(1, 2**20 // rows.shape[1])
+    for start in range(0, len(rows), step):
+        unit[start : start + step] = _unit_block(rows[start : start + step], what, first + start)
+    return unit
+
+
+def _unit_block(rows: Tensor, what: str, first: int) -> Tensor:
+    block = rows.double()
+    # The largest entry goes first: squares of tiny or huge entries would leave float64's range.
+    largest = block.abs().amax(1, keepdim=True)
+    bad = ~(torch.isfinite(largest) & (largest > 0))[:, 0]
+    if bool(bad.any()):
+        raise _bad_row(largest[bad][0, 0].item(), what, first + int(bad.nonzero()[0, 0]))
+    block = block / largest
+    return (block / block.norm(dim=1, keepdim=True)).float()
+
+
+def _bad_row(largest: float, what: str, row: int) -> MlbenchError:
+    if largest == 0:
+        return MlbenchError(
+            f"{what}: row {row} is all zeros and has no direction; drop it or fix the model"
+        )
+    return MlbenchError(
+        f"{what}: row {row} is not finite (NaN or infinity); check the model that embedded it"
+    )
+
+
+def _check_request(queries: Tensor, gallery: Tensor, k: int, memory_mb: int) -> None:
+    if queries.shape[1] != gallery.shape[1]:
+        raise MlbenchError(
+            f"queries have {queries.shape[1]} dimensions and the gallery {gallery.shape[1]}; "
+            "embed both with one model"
+        )
+    if queries.device != gallery.device:
+        raise MlbenchError(
+            f"queries are on {queries.device} and the gallery on {gallery.device}; move one"
+        )
+    for name, value in (("k", k), ("memory_mb", memory_mb)):
+        if value < 1:
+            raise MlbenchError(f"{name} is {value}; it must be at least 1")
+
+
+class _Search:
+    """One gallery and what is asked of it.
+
+    Args:
+        gallery: ``(G, D)`` float32 unit rows.
+        k: neighbours a query.
+        exclude_self: query ``i`` is row ``i`` of the gallery, and not its own neighbour.
+    """
+
+    def __init__(self, gallery: Tensor, k: int, exclude_self: bool) -> None:
+        self.gallery = gallery
+        self.k = k
+        self.exclude_self = exclude_self
+        size, dim = gallery.shape
+        self._keep = k + SLACK + exclude_self
+        self._shortlists = 4 * self._keep < size
+        self._chunked = size // CHUNK + self._keep * CHUNK < size // 4
+        # Rounding of a D-term float32 dot product of unit vectors, in any order, is below
+        # D * 2**-24 (Higham 2002, sec. 3.1); twice that also covers rounding the exact one.
+        self._error = dim * 2.0**-23
+
+    def bytes_per_query(self) -> int:
+        """Return the working memory that one query takes, about, at its most."""
+        size, dim = self.gallery.shape
+        if not self._shortlists:
+            return 64 * size + 16 * self.k
+        candidates = CHUNK * self._keep if self._chunked else 0
+        return 5 * size + 24 * candidates + self._keep * (12 * dim + 64)
+
+    def neighbors(self, queries: Tensor, start: int) -> Tensor:
+        """Return ``(q, k)`` indices for unit ``queries``, the first of which is query ``start``."""
+        own = torch.arange(start, start + len(queries), device=queries.device)
+        if not self._shortlists:
+            return self._rank_all(queries, own)
+        floor, listed = self._shortlist(queries)
+        best, found = self._rank(_similarity(queries, self.gallery[listed]), listed, own)
+        unsure = (best[:, -1].double() <= floor.double() + self._error).nonzero()[:, 0]
+        step = self._whole_rows(len(queries))
+        for first in range(0, len(unsure), step):
+            row = unsure[first : first + step]
+            found[row] = self._rank_all(queries[row], own[row])
+        return found
+
+    def _whole_rows(self, block: int) -> int:
+        """Return how many queries fit the memory of ``block`` when ranked against everything."""
+        return max(1, block * self.bytes_per_query() // (64 * len(self.gallery)))
+
+    def _shortlist(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lowest float32 similarity ``(q,)`` listed, and the list ``(q, keep)``."""
+        size = len(self.gallery)
+        padded = -(-size // CHUNK) * CHUNK
+        scores = queries.new_empty(len(queries), padded)
+        scores[:, size:] = -torch.inf
+        with _full_precision():
+            torch.mm(queries, self.gallery.T, out=scores[:, :size])
+        if not self._chunked:
+            values, listed = scores.topk(self._keep, dim=1)
+            return values[:, -1], listed
+        # The best `keep` rows lie in the `keep` chunks with the highest maxima.
+        chunks = scores.unflatten(1, (-1, CHUNK)).amax(2).topk(self._keep, dim=1, sorted=False)[1]
+        offsets = torch.arange(CHUNK, device=queries.device)
+        rows = (chunks[:, :, None] * CHUNK + offsets).flatten(1)
+        values, place = scores.gather(1, rows).topk(self._keep, dim=1)
+        return values[:, -1], rows.gather(1, place)
+
+    def _rank_all(self, queries: Tensor, own: Tensor) -> Tensor:
+        """Rank the whole gallery for each query."""
+        size = len(self.gallery)
+        scores = queries.new_empty(len(queries), size)
+        wide = queries.double()
+        for start in range(0, size, 1024):
+            part = slice(start, min(start + 1024, size))
+            scores[:, part] = wide @ self.gallery[part].double().T
+        everything = torch.arange(size, device=queries.device).expand(len(queries), -1)
+        return self._rank(scores, everything, own)[1]
+
+    def _rank(self, scores: Tensor, listed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Order listed rows by (score descending, index ascending).
+
+        Returns:
+            The best scores ``(q, min(k, listed))`` and their indices ``(q, k)``, -1 where none.
+        """
+        key = _sort_key(scores, listed)
+        if self.exclude_self:
+            key[listed == own[:, None]] = EXCLUDED
+        best = key.topk(min(self.k, key.shape[1]), dim=1)[0]
+        found = torch.where(best == EXCLUDED, -1, INDEX_MASK - (best & INDEX_MASK))
+        return _key_score(best), torch.nn.functional.pad(
+            found, (0, self.k - best.shape[1]), value=-1
+        )
+
+
+def _similarity(queries: Tensor, candidates: Tensor) -> Tensor:
+    """Return the defined similarity of ``(q, D)`` with ``(q, m, D)``, float32 ``(q, m)``."""
+    return torch.bmm(candidates.double(), queries.double()[:, :, None])[:, :, 0].float()
+
+
+def _sort_key(scores: Tensor, rows: Tensor) -> Tensor:
+    """Return int64 keys that order as (score ascending, row descending)."""
+    # IEEE floats order like sign-magnitude integers; adding 0.0 turns -0.0 into 0.0.
+    bits = (scores + 0.0).view(torch.int32)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    return (ordered << 32) + (INDEX_MASK - rows)
+
+
+def _key_score(key: Tensor) -> Tensor:
+    ordered = (key >> 32).int()
+    return torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).view(torch.float32)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Forbid TF32 and bfloat16 in float32 products: the error bound would not hold."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,206 @@
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlbench.config import (
+    Request,
+    load_recipe,
+    make_plan,
+    parse_setting,
+    recipe_names,
+    recipe_text,
+)
+from mlbench.errors import MlbenchError
+from mlbench.spec import Recipe, RunSpec
+
+
+def plan_of(*settings: str, **request: Any) -> Any:
+    return make_plan(Request(settings=tuple(parse_setting(s) for s in settings), **request))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_loads_and_explains_itself(name: str) -> None:
+    assert isinstance(load_recipe(name), Recipe)
+    assert recipe_text(name).startswith("# ")
+
+
+def test_recipe_id_depends_on_every_field() -> None:
+    recipe = load_recipe("default")
+    ids = {recipe.recipe_id}
+    for key, value in recipe.flat().items():
+        section, _, field = key.partition(".")
+        changed = replace(getattr(recipe, section), **{field: ("other", value)})
+        ids.add(replace_section(recipe, section, changed).recipe_id)
+    assert len(ids) == 1 + len(recipe.flat())
+
+
+def replace_section(recipe: Recipe, section: str, value: object) -> Recipe:
+    # Beside the checks of __post_init__, which this test's nonsense values would not pass.
+    copy = object.__new__(Recipe)
+    for f in fields(Recipe):
+        object.__setattr__(copy, f.name, getattr(recipe, f.name))
+    object.__setattr__(copy, section, value)
+    return copy
+
+
+def test_recipe_id_does_not_depend_on_the_spelling_of_numbers() -> None:
+    assert plan_of("optimizer.lr=1e-3").recipe == plan_of("lr=0.001").recipe
+    assert plan_of("optimizer.weight_decay=0").recipe == plan_of().recipe
+
+
+def test_a_plan_has_every_loss_with_every_seed_and_fold() -> None:
+    plan = plan_of("selection.folds=2", losses=("npairs", "triplet"), seeds=3)
+    cells = {(r.loss.name, r.seed, r.fold) for r in plan.runs()}
+    assert len(plan.runs()) == len(cells) == 12
+    assert len({r.run_id for r in plan.runs()}) == 12
+
+
+def test_without_a_word_the_four_losses_run_on_glyphs() -> None:
+    plan = plan_of()
+    assert [spec.name for spec in plan.losses] == [
+        "softtriple",
+        "softmax_norm",
+        "npairs",
+        "triplet",
+    ]
+    assert plan.recipe.data.name == "glyphs"
+    assert isinstance(plan.runs()[0], RunSpec)
+
+
+def test_loss_parameters_by_name_or_for_all_that_have_them() -> None:
+    plan = plan_of("softtriple.tau=0", "loss.la=5", losses=("softtriple", "softmax_norm", "npairs"))
+    params = {spec.name: dict(spec.params) for spec in plan.losses}
+    assert params["softtriple"]["tau"] == 0.0
+    assert params["softtriple"]["la"] == params["softmax_norm"]["la"] == 5.0
+    assert params["npairs"] == {"l2_reg": 0.005}
+
+
+def test_bare_words_are_strings() -> None:
+    assert parse_setting("backbone.weights=none") == ("backbone.weights", "none")
+    assert parse_setting("schedule.milestones = [1, 2]") == ("schedule.milestones", [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["schedule.epoch=5"], "did you mean schedule.epochs"),
+        (["epochs=0"], "must be at least 1"),
+        (["epochs=many"], "expected an integer"),
+        (["epochs=2.5"], "expected an integer"),
+        (["flip=yes"], "expected true or false"),
+        (["optimizer.lr=nan"], "not a finite number"),
+        (["optimizer.name=adamm"], "not one of adam, adamw, sgd"),
+        (["name=x"], "ambiguous; one of data.name"),
+        (["softtriple.taux=1"], "did you mean tau"),
+        (["loss.nothing=1"], "unknown loss parameter 'nothing'"),
+        (["epochs"], "expected key=value"),
+        (["input.size=300"], "input.test_resize"),
+        (["selection.rule=validation"], "selection.folds >= 2"),
+        (["ks=4"], "expected a list"),
+        (["loss_lr=fast"], "is not one of declared"),
+        (["backbone.weights=missing.pth"], "no file 'missing.pth'"),
+    ],
+)
+def test_bad_settings_are_named(settings: list[str], message: str) -> None:
+    with pytest.raises(MlbenchError, match=message):
+        plan_of(*settings)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"losses": ("softripl",)}, "did you mean softtriple"),
+        ({"dataset": "glyph"}, "did you mean glyphs"),
+        ({"backbone": "resnet"}, "did you mean resnet"),
+        ({"recipe": "froze"}, "did you mean frozen"),
+        ({"recipe": "missing.toml"}, "no file 'missing.toml'"),
+        ({"seeds": 0}, "at least 1"),
+    ],
+)
+def test_unknown_names_have_near_misses(request_: dict[str, Any], message: str) -> None:
+    with pytest.raises(MlbenchError, match=message):
+        plan_of(**request_)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_file_may_change_another(tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.toml", 'base = "frozen"\n[schedule]\nepochs = 7\n')
+    assert load_recipe(str(file)).schedule.epochs == 7
+    assert load_recipe(str(file)).batch == load_recipe("frozen").batch
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('base = "frozen"\n[schedule]\nepoch = 7\n', "unknown key 'epoch'; did you mean epochs"),
+        (
+            'base = "frozen"\n[schedul]\nepochs = 7\n',
+            "unknown key 'schedul'; did you mean schedule",
+        ),
+        ('base = "frozne"\n', "did you mean frozen"),
+        ("[data]\nname = 'glyphs'\n", "missing input, backbone"),
+        ("schedule = 3\n", "missing"),
+        ('base = "frozen"\nschedule = 3\n', "expected a table"),
+        ("x = = 1\n", "line 1"),
+        ("base = 3\n", "base must be"),
+    ],
+)
+def test_bad_recipe_files_name_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+    file = write(tmp_path / "mine.toml", text)
+    with pytest.raises(MlbenchError, match=message):
+        load_recipe(str(file))
+
+
+def test_a_benchmark_file_names_recipe_losses_and_seeds(tmp_path: Path) -> None:
+    text = """
+        seeds = 2
+        [recipe]
+        base = "default"
+        schedule = { epochs = 9 }
+        [[losses]]
+        name = "softtriple"
+        centers_per_class = 2
+        [[losses]]
+        name = "softtriple"
+    """
+    plan = plan_of(benchmark=write(tmp_path / "b.toml", text))
+    assert plan.recipe.schedule.epochs == 9
+    assert [dict(s.params)["centers_per_class"] for s in plan.losses] == [2, 10]
+    assert len(plan.runs()) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recipes = 1", "did you mean recipe"),
+        ("losses = 3", "expected a list"),
+        ("losses = [{tau = 1}]", "each needs a name"),
+        ("losses = [3]", "each needs a name"),
+        ("seeds = 'x'", "at least 1"),
+        ("losses = [{name = 'softtriple', K = 2}]", "unknown parameter of softtriple 'K'"),
+    ],
+)
+def test_bad_benchmark_files(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(MlbenchError, match=message):
+        plan_of(benchmark=write(tmp_path / "b.toml", text))
+
+
+def test_a_folder_is_known_by_its_name_not_its_place(tmp_path: Path) -> None:
+    places = [tmp_path / "a" / "photos", tmp_path / "b" / "photos"]
+    plans = [plan_of(dataset=f"folder:{place}") for place in places]
+    assert plans[0].recipe == plans[1].recipe
+    assert plans[0].recipe.data.name == "folder:photos"
+    assert [plan.files.data_root for plan in plans] == [p.parent for p in places]
+
+
+def test_a_weights_file_is_known_by_its_content(tmp_path: Path) -> None:
+    file = write(tmp_path / "w.pth", "weights")
+    plan = plan_of(f"backbone.weights={file}")
+    assert len(plan.recipe.backbone.weights) == 64
+    assert plan.files.weights == file

@@ -1,0 +1,208 @@
+"""Records, their store, and the tables made of them."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlbench.metrics import evaluate_queries
+
+import mlbench
+from mlbench import store
+from mlbench.config import Request, make_plan
+from mlbench.errors import MlbenchError
+from mlbench.provenance import Provenance
+from mlbench.record import Cost, DatasetFacts, EpochRow, RunRecord
+from mlbench.spec import LossSpec, Recipe, RunSpec
+from mlbench.table import FORMATS, compare
+
+PLAN = make_plan(Request(losses=("softtriple", "npairs"), seeds=3))
+
+
+def record(spec: RunSpec, recall: float = 0.5, **changes: Any) -> RunRecord:
+    made = RunRecord(
+        schema_version=1,
+        recipe_id=spec.recipe.recipe_id,
+        recipe=spec.recipe,
+        loss=spec.loss.name,
+        params=dict(spec.loss.params),
+        seed=spec.seed,
+        fold=spec.fold,
+        dataset=DatasetFacts("glyphs", "f" * 64, 100, 10, 90, 9),
+        protocol_version=1,
+        weights_id="none",
+        status="ok",
+        selected_epoch=3,
+        metrics={"R@1": recall, "R@10": 0.9, "R@2": recall + 0.1, "NMI": 0.3, "MAP@R": 0.2}
+        | {"R-Precision": 0.25, "n_query": 90, "n_gallery": 90, "n_lone": 0},
+        loss_report={"distinct_centers": 2.5},
+        curve=(EpochRow(0, 1.5, 0.1, None),),
+        cost=Cost(100, {"train": 1.0}, 100.0, 50.0),
+        provenance=Provenance("0", "s", "", False, "3", {"torch": "2"}, "cpu", "chip", "", 2, "L"),
+    )
+    return replace(made, **changes)
+
+
+RUNS = PLAN.runs()
+
+
+def test_a_record_survives_its_json() -> None:
+    made = record(RUNS[0], 1 / 3)
+    assert RunRecord.from_json(made.to_json(), "x") == made
+    assert made.spec == RUNS[0]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"schema_version": 99}, "schema 99"),
+        ({"seed": "one"}, "expected an integer"),
+        ({"metrics": {}}, "without metrics"),
+        ({"recipe_id": "0" * 12}, "does not match"),
+        ({"nonsense": 1}, "unknown key 'nonsense'"),
+        ({"curve": 7}, "expected a list"),
+        ({"dataset": None}, "expected a table"),
+    ],
+)
+def test_damaged_records_are_named(edit: dict[str, Any], message: str) -> None:
+    table = json.loads(record(RUNS[0]).to_json()) | edit
+    with pytest.raises(MlbenchError, match=f"file.json.*{message}"):
+        RunRecord.from_json(json.dumps(table), "file.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1}', "\x00"])
+def test_what_is_no_record_is_named(text: str) -> None:
+    with pytest.raises(MlbenchError, match=r"file\.json: not"):
+        RunRecord.from_json(text, "file.json")
+
+
+def test_store_keeps_records_and_hits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    queries = evaluate_queries(rng.normal(size=(20, 4)), np.arange(20) % 5)
+    path = store.save(tmp_path, record(RUNS[0]), queries)
+    assert store.find(tmp_path, RUNS[0]) == record(RUNS[0])
+    assert store.find(tmp_path, RUNS[1]) is None
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as beside:
+        hits = np.unpackbits(beside["hits"], axis=0, count=20).astype(bool)
+        assert (hits == queries.hits).all()
+        assert (beside["ap_at_r"] == queries.ap_at_r.astype(np.float32)).all()
+
+
+def test_a_damaged_record_is_set_aside_to_be_made_anew(tmp_path: Path) -> None:
+    path = store.save(tmp_path, record(RUNS[0]), None)
+    path.write_text(path.read_text()[:100])
+    assert store.find(tmp_path, RUNS[0]) is None
+    assert [p.suffix for p in path.parent.iterdir()] == [".damaged"]
+
+
+def test_results_name_the_damaged_and_keep_the_rest(tmp_path: Path) -> None:
+    store.save(tmp_path, record(RUNS[0]), None)
+    (tmp_path / "bad.json").write_text("{")
+    results = store.read_results(tmp_path)
+    assert list(results.records.values()) == [record(RUNS[0])]
+    assert len(results.problems) == 1
+    assert "bad.json" in results.problems[0]
+    with pytest.warns(UserWarning, match="bad.json"):
+        assert mlbench.load_results(tmp_path) == [record(RUNS[0])]
+
+
+def test_no_folder_and_no_records_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(MlbenchError, match="no records in"):
+        mlbench.load_results(tmp_path)
+    with pytest.raises(MlbenchError, match="no results folder"):
+        mlbench.load_results(tmp_path / "none")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MlbenchError, match="cannot write"):
+        store.save(tmp_path / "file", record(RUNS[0]), None)
+
+
+def records() -> list[RunRecord]:
+    recalls = {"softtriple": (0.60, 0.62, 0.64), "npairs": (0.5, 0.5, 0.5)}
+    made = [record(r, recalls[r.loss.name][r.seed]) for r in RUNS]
+    baseline = RunSpec(PLAN.recipe, LossSpec("untrained"), 0)
+    return [*made, record(baseline, 0.7, curve=(), loss_report={})]
+
+
+def test_a_table_has_baselines_first_and_the_best_trained_loss_in_bold() -> None:
+    (comparison,) = compare(records())
+    assert [row.label for row in comparison.rows] == ["untrained", "npairs", "softtriple"]
+    assert comparison.metrics == ("R@1", "R@2", "R@10", "NMI", "MAP@R", "R-Precision")
+    best = comparison.best("R@1")
+    assert best is not None
+    assert best.label == "softtriple"
+    estimate = best.estimates["R@1"]
+    assert estimate.mean == pytest.approx(0.62)
+    # 4.30265 is Student's t for 2 degrees of freedom at 97.5 %; the standard deviation is 0.02.
+    assert estimate.half_width == pytest.approx(4.30265 * 0.02 / 3**0.5, rel=1e-5)
+
+
+def test_recipes_never_share_a_table() -> None:
+    other = make_plan(Request(losses=("npairs",), settings=(("schedule.epochs", 9),)))
+    assert len(compare([*records(), record(other.runs()[0])])) == 2
+    moved = replace(records()[0].dataset, fingerprint="0" * 64)
+    assert len(compare([*records(), record(RUNS[0], dataset=moved)])) == 2
+
+
+def test_hardware_is_kept_apart_in_rows() -> None:
+    gpu = replace(records()[0].provenance, device="cuda", hardware="H100")
+    (comparison,) = compare([*records(), record(RUNS[0], provenance=gpu)])
+    labels = [row.label for row in comparison.rows]
+    assert "softtriple [cuda: H100]" in labels
+    assert "softtriple [cpu: chip]" in labels
+
+
+def test_changed_parameters_are_in_the_label() -> None:
+    plan = make_plan(Request(losses=("softtriple",), settings=(("softtriple.tau", 0.0),)))
+    (comparison,) = compare([record(plan.runs()[0])])
+    assert comparison.rows[0].label == "softtriple (tau=0.0)"
+
+
+def test_diverged_runs_are_counted_not_averaged() -> None:
+    bad = record(RUNS[2], status="diverged", metrics={})
+    (comparison,) = compare([*records()[:2], bad])
+    row = comparison.rows[0]
+    assert (row.runs, row.diverged) == (2, 1)
+    assert row.estimates["R@1"].mean == pytest.approx(0.61)
+    assert "(1 diverged)" in FORMATS["text"]([comparison])
+    (alone,) = compare([bad])
+    assert alone.rows[0].estimates == {}
+    assert all(FORMATS[name]([alone]) for name in FORMATS)
+
+
+def test_formats_say_the_same() -> None:
+    comparisons = compare(records())
+    for name in ("text", "markdown", "latex"):
+        text = FORMATS[name](comparisons)
+        assert "62.0" in text, name
+        assert "5.0" in text, name
+        assert "recipe" in text, name
+    assert "**62.0 ± 5.0**" in FORMATS["markdown"](comparisons)
+    latex = FORMATS["latex"](comparisons)
+    assert r"\textbf{62.0 $\pm$ 5.0}" in latex
+    assert r"\toprule" in latex
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](comparisons))))
+    assert float(rows[2]["R@1"]) == pytest.approx(0.62)
+    (plain,) = json.loads(FORMATS["json"](comparisons))
+    assert plain["rows"][2]["metrics"]["R@1"]["mean"] == pytest.approx(0.62)
+    assert plain["stamp"]
+
+
+def test_names_cannot_inject_markup() -> None:
+    facts = replace(records()[0].dataset, name="=1+1_\\input{x}|[red]")
+    comparisons = compare([record(RUNS[0], dataset=facts)])
+    assert r"\|" in FORMATS["markdown"](comparisons)
+    assert FORMATS["csv"](comparisons).splitlines()[1].startswith("\"'=1+1")
+    body = FORMATS["latex"](comparisons)
+    assert all(line.startswith("%") for line in body.splitlines() if "input{x}" in line)
+    assert "[red]" in FORMATS["text"](comparisons)
+
+
+def test_recipe_is_a_recipe() -> None:
+    assert isinstance(record(RUNS[0]).recipe, Recipe)

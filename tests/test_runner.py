@@ -1,0 +1,111 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK
+
+import mlbench
+from mlbench.config import load_recipe
+from mlbench.laboratory import resolve_device, training_part
+from mlbench.spec import Recipe
+
+
+def quick_run(photos: Path, loss: str = "softtriple", **options: Any) -> mlbench.RunRecord:
+    settings = QUICK | options.pop("settings", {})
+    return mlbench.run(loss, dataset=f"folder:{photos}", settings=settings, **options)
+
+
+def test_a_run_leaves_a_whole_record(photos: Path) -> None:
+    record = quick_run(photos)
+    assert record.status == "ok"
+    assert (record.dataset.train_images, record.dataset.test_images) == (24, 24)
+    assert (record.dataset.train_classes, record.dataset.test_classes) == (3, 3)
+    assert record.metrics["n_query"] == 24
+    assert 0 <= record.metrics["R@1"] <= record.metrics["R@8"] <= 1
+    assert [row.epoch for row in record.curve] == [0, 1]
+    assert record.cost.images_seen == 48
+    assert record.selected_epoch == 1
+    assert record.provenance.device in ("cpu", "cuda")
+
+
+def results_of(record: mlbench.RunRecord) -> tuple[Any, ...]:
+    return record.metrics, [row.loss for row in record.curve], record.loss_report
+
+
+@pytest.mark.parametrize("loss", ["softtriple", "npairs"])
+def test_one_seed_gives_one_result(photos: Path, loss: str) -> None:
+    first, again, other = (quick_run(photos, loss, seed=s) for s in (3, 3, 4))
+    assert results_of(first) == results_of(again)
+    assert [row.loss for row in first.curve] != [row.loss for row in other.curve]
+
+
+def test_every_loss_sees_as_many_images(photos: Path) -> None:
+    seen = {
+        quick_run(photos, loss).cost.images_seen for loss in ("softtriple", "npairs", "triplet")
+    }
+    assert len(seen) == 1
+
+
+def test_training_learns_the_training_images(photos: Path) -> None:
+    record = quick_run(photos, settings={"schedule.epochs": 12, "schedule.milestones": []})
+    losses = [row.loss for row in record.curve]
+    assert losses[0] is not None
+    assert losses[-1] is not None
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_frozen_trunk_trains_only_the_head(photos: Path) -> None:
+    record = quick_run(photos, settings={"backbone.trunk": "frozen"})
+    assert record.status == "ok"
+    assert record.recipe.backbone.trunk == "frozen"
+
+
+def test_a_diverging_loss_leaves_a_record_that_says_so(photos: Path) -> None:
+    record = quick_run(photos, "npairs", settings={"lr": 1e30, "head_lr": 1e30})
+    assert record.status == "diverged"
+    assert record.metrics == {}
+    assert record.curve[-1].loss is None
+
+
+def test_validation_selects_an_epoch_on_held_out_classes(photos: Path) -> None:
+    settings = {"selection.rule": "validation", "selection.folds": 2, "data.name": "glyphs"}
+    del settings["data.name"]
+    with pytest.raises(mlbench.MlbenchError, match="2 folds need at least 4 training classes"):
+        quick_run(photos, settings=settings, fold=0)
+
+
+def test_a_second_run_finds_the_record(photos: Path, tmp_path: Path) -> None:
+    first = quick_run(photos, out=tmp_path / "out")
+    assert quick_run(photos, out=tmp_path / "out") == first
+
+
+def test_a_fold_takes_whole_classes_and_a_holdout_single_images() -> None:
+    labels = np.repeat(np.arange(8), 10).astype(np.int64)
+    recipe = with_folds(load_recipe("default"), 4)
+    parts = [training_part(labels, recipe, 0, fold) for fold in range(4)]
+    for part in parts:
+        trained, validated = set(labels[part.members]), set(labels[part.validation])
+        assert not trained & validated
+        assert len(validated) == 2
+        assert sorted(set(part.labels)) == list(range(6))
+    assert set(np.concatenate([labels[p.validation] for p in parts])) == set(range(8))
+
+    held = replace(recipe, data=replace(recipe.data, holdout=0.1))
+    part = training_part(labels, held, 0, None)
+    assert len(part.members) == 72
+    assert len(part.validation) == 0
+    assert not np.array_equal(part.members, training_part(labels, held, 1, None).members)
+
+
+def with_folds(recipe: Recipe, folds: int) -> Recipe:
+    return replace(recipe, selection=replace(recipe.selection, folds=folds))
+
+
+def test_cuda_without_a_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto").type == "cpu"
+    with pytest.raises(mlbench.MlbenchError, match="torch finds no GPU"):
+        resolve_device("cuda")
