@@ -127,13 +127,14 @@ def _run_plan(plan: Plan, out: Path, device: str) -> list[Outcome]:
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        with console.status("loading torch"):
-            from mlbench.laboratory import resolve_device
-            from mlbench.runner import run_plan, with_baselines
+    live = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with live as bars:
+        phase = bars.add_task("loading torch", total=None)
+        from mlbench.laboratory import resolve_device
+        from mlbench.runner import run_plan, with_baselines
+
         total = len(with_baselines(plan))
         matrix = bars.add_task(f"runs 0/{total}", total=total)
-        phase = bars.add_task("", total=None)
 
         def progress(name: str, done: int, of: int) -> None:
             bars.update(phase, description=name, completed=done, total=of)

@@ -14,7 +14,7 @@ from typing import Any
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
-from mlbench.spec import LossSpec, Recipe, RunSpec, build, recipe_keys
+from mlbench.spec import LossSpec, Recipe, RunSpec, build, check_value, recipe_keys
 
 DEFAULT_LOSSES = ("softtriple", "softmax_norm", "npairs", "triplet")
 _BENCHMARK_KEYS = ("recipe", "losses", "seeds")
@@ -100,6 +100,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         MlbenchError: unknown name, no such file, or a key or value that is wrong.
     """
     table, where = _recipe_table(name_or_path)
+    table.pop("losses", None)
     return build(Recipe, table, where)
 
 
@@ -111,7 +112,7 @@ def make_plan(request: Request) -> Plan:
     """
     benchmark = _read_benchmark(request.benchmark) if request.benchmark else {}
     table, where = _recipe_table(request.recipe or benchmark.get("recipe", "default"))
-    losses = _losses(request, benchmark)
+    losses = _losses(request, benchmark, table.pop("losses", {}), where)
     if request.dataset:
         table["data"] = {**table.get("data", {}), "name": request.dataset}
     if request.backbone:
@@ -132,7 +133,8 @@ def make_plan(request: Request) -> Plan:
 def _recipe_table(source: str | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the plain table of a recipe and where it comes from.
 
-    A table (or file) with the key ``base`` changes single fields of another recipe.
+    A table (or file) with the key ``base`` changes single fields of another recipe. Its table
+    ``losses`` is no part of the recipe: it gives losses the parameters they have under it.
     """
     if isinstance(source, Mapping):
         return _with_base(dict(source), "recipe")
@@ -175,9 +177,10 @@ def _read_benchmark(path: Path) -> dict[str, Any]:
 
 
 def _losses(
-    request: Request, benchmark: Mapping[str, Any]
+    request: Request, benchmark: Mapping[str, Any], of_recipe: object, where: str
 ) -> list[tuple[LossEntry, dict[str, ParamValue]]]:
-    """Return the losses asked for with the parameters that the benchmark file gives them."""
+    """Return the losses asked for, with parameters from the recipe, then the benchmark file."""
+    given = check_value(dict[str, dict[str, ParamValue]], of_recipe, f"{where}: losses")
     items = request.losses or benchmark.get("losses", DEFAULT_LOSSES)
     if not isinstance(items, list | tuple) or not items:
         raise MlbenchError(f"losses: expected a list of names or tables, got {items!r}")
@@ -187,7 +190,8 @@ def _losses(
         if not isinstance(params, Mapping) or not isinstance(params.get("name"), str):
             raise MlbenchError(f"losses: each needs a name, got {item!r}")
         params = dict(params)
-        losses.append((LOSSES.get(params.pop("name")), params))
+        entry = LOSSES.get(params.pop("name"))
+        losses.append((entry, {**given.get(entry.name, {}), **params}))
     return losses
 
 

@@ -63,6 +63,8 @@ class LossEntry(Entry):
         images_per_class: images of each class in a batch; None takes plainly shuffled batches.
         unit_length: True if the loss is given unit-length embeddings, False for raw ones.
         lr: learning rate of the loss's own parameters (proxies, centres); None if it has none.
+        proxies: ``unit`` if those are class vectors of which only the direction counts, ``free``
+            if their length counts or they are of another kind, ``none`` if it has none.
         defaults: the parameters that users may set, with their default values.
         formula: the definition in one or a few lines of plain text.
     """
@@ -70,6 +72,7 @@ class LossEntry(Entry):
     images_per_class: int | None = None
     unit_length: bool = True
     lr: float | None = None
+    proxies: Literal["none", "unit", "free"] = "none"
     defaults: Mapping[str, ParamValue] = field(default_factory=dict)
     formula: str = ""
 

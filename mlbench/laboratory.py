@@ -102,6 +102,14 @@ class Laboratory:
             )
         return dataset
 
+    def prepare(self) -> None:
+        """Load all that the runs need, so that bad data or weights are named before the first."""
+        self.trunk(0)
+        for side in ("train", "test"):
+            self._pixels(side, self.recipe.input.test_resize)
+        if self.recipe.backbone.trunk == "train":
+            self._pixels("train", self.recipe.input.train_resize)
+
     def images(self, side: Side) -> ImageSet:
         """Return one side of the data set."""
         return self.dataset.train if side == "train" else self.dataset.test

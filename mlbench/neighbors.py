@@ -55,29 +55,39 @@ def nearest(
     """
     query_rows = as_vectors(queries, "queries")
     gallery_rows = query_rows if gallery is queries else as_vectors(gallery, "gallery")
-    result = np.empty((len(query_rows), k), dtype=np.int64)
     blocks = neighbor_blocks(
         query_rows, gallery_rows, k, exclude_self=exclude_self, memory_mb=memory_mb
     )
+    result = np.empty((len(query_rows), k), dtype=np.int64)
     for rows, found in blocks:
         result[rows] = found
     return result
 
 
-@torch.no_grad()
 def neighbor_blocks(
     queries: Tensor, gallery: Tensor, k: int, *, exclude_self: bool, memory_mb: int
 ) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
-    """Yield ``nearest``'s result piece by piece: which queries, and their ``(q, k)`` neighbours.
+    """Return ``nearest``'s result in pieces: which queries, and their ``(q, k)`` neighbours.
 
     Args:
         queries: ``(Q, D)`` tensor.
         gallery: ``(G, D)`` tensor on the same device; ``queries`` itself shares the work.
         k: as for ``nearest``.
         exclude_self: as for ``nearest``.
-        memory_mb: as for ``nearest``; one query at a time is the least it can do.
+        memory_mb: as for ``nearest``; it includes what the caller does with a piece, at 48 bytes
+            a neighbour. One query at a time is the least it can do.
+
+    Raises:
+        MlbenchError: as for ``nearest``; unsuitable query rows come to light piece by piece.
     """
     _check_request(queries, gallery, k, memory_mb)
+    return _blocks(queries, gallery, k, exclude_self, memory_mb)
+
+
+@torch.no_grad()
+def _blocks(
+    queries: Tensor, gallery: Tensor, k: int, exclude_self: bool, memory_mb: int
+) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
     search = _Search(unit_rows(gallery, "gallery"), k, exclude_self)
     spare = memory_mb * 2**20 - search.gallery.nbytes
     step = max(1, min(MAX_BLOCK, spare // search.bytes_per_query()))
@@ -172,6 +182,7 @@ class _Search:
         self.k = k
         self.exclude_self = exclude_self
         size, dim = gallery.shape
+        self._scores = gallery.new_empty(0)
         self._keep = k + SLACK + exclude_self
         self._shortlists = 4 * self._keep < size
         self._chunked = size // CHUNK + self._keep * CHUNK < size // 4
@@ -183,9 +194,9 @@ class _Search:
         """Return the working memory that one query takes, about, at its most."""
         size, dim = self.gallery.shape
         if not self._shortlists:
-            return 64 * size + 16 * self.k
+            return 64 * size + 64 * self.k
         candidates = CHUNK * self._keep if self._chunked else 0
-        return 5 * size + 24 * candidates + self._keep * (12 * dim + 64)
+        return 5 * size + 24 * candidates + self._keep * (12 * dim + 128)
 
     def neighbors(self, queries: Tensor, start: int) -> Tensor:
         """Return ``(q, k)`` indices for unit ``queries``, the first of which is query ``start``."""
@@ -208,9 +219,7 @@ class _Search:
     def _shortlist(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Return the lowest float32 similarity ``(q,)`` listed, and the list ``(q, keep)``."""
         size = len(self.gallery)
-        padded = -(-size // CHUNK) * CHUNK
-        scores = queries.new_empty(len(queries), padded)
-        scores[:, size:] = -torch.inf
+        scores = self._score_buffer(len(queries))
         with _full_precision():
             torch.mm(queries, self.gallery.T, out=scores[:, :size])
         if not self._chunked:
@@ -222,6 +231,16 @@ class _Search:
         rows = (chunks[:, :, None] * CHUNK + offsets).flatten(1)
         values, place = scores.gather(1, rows).topk(self._keep, dim=1)
         return values[:, -1], rows.gather(1, place)
+
+    def _score_buffer(self, queries: int) -> Tensor:
+        """Return ``(queries, G)`` uninitialised, padded by -inf to whole chunks.
+
+        One buffer serves all blocks: fresh pages for each cost more than the selection.
+        """
+        if len(self._scores) < queries:
+            padded = -(-len(self.gallery) // CHUNK) * CHUNK
+            self._scores = self.gallery.new_full((queries, padded), -torch.inf)
+        return self._scores[:queries]
 
     def _rank_all(self, queries: Tensor, own: Tensor) -> Tensor:
         """Rank the whole gallery for each query."""

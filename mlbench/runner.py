@@ -62,8 +62,7 @@ def run_one(spec: RunSpec, lab: Laboratory) -> tuple[RunRecord, QueryResults | N
     watch = Stopwatch()
     if spec.loss.name in BASELINES:
         return _baseline(spec, lab, watch)
-    with watch("train"):
-        trained = train(spec, lab, watch)
+    trained = train(spec, lab, watch)
     if trained.diverged:
         return _record(spec, lab, watch, trained, None), None
     with watch("evaluate"):
@@ -84,15 +83,23 @@ def train(spec: RunSpec, lab: Laboratory, watch: Stopwatch) -> Trained:
         source = Subset(lab.inputs("train", spec.seed, augmented=True), part.members)
         trainer = Trainer(network, loss, entry, source, part.labels, lab.recipe, spec.seed)
         selection = _Selection(lab, spec, part, network)
+    with watch("train"):
+        rows = _epochs(trainer, selection, spec, lab)
+    chosen = selection.restore(len(rows) - 1)
+    seen = len(rows) * sum(trainer.sizes)
+    return Trained(network, loss, tuple(rows), seen, chosen, part, weights_id)
+
+
+def _epochs(
+    trainer: Trainer, selection: _Selection, spec: RunSpec, lab: Laboratory
+) -> list[EpochRow]:
     rows = []
     for number in range(lab.recipe.schedule.epochs):
         epoch = trainer.epoch(number, _steps(lab, spec.loss.name, number))
         rows.append(_row(number, epoch, None if diverged(epoch) else selection.score(number)))
         if diverged(epoch) or selection.exhausted(number):
             break
-    chosen = selection.restore(len(rows) - 1)
-    seen = len(rows) * sum(trainer.sizes)
-    return Trained(network, loss, tuple(rows), seen, chosen, part, weights_id)
+    return rows
 
 
 class _Selection:
@@ -264,8 +271,10 @@ def with_baselines(plan: Plan) -> list[RunSpec]:
 def run_plan(plan: Plan, out: Path, device: torch.device, progress: Progress) -> Iterator[Outcome]:
     """Make the runs of a plan that have no record under ``out`` yet, one after the other."""
     lab = Laboratory(plan.recipe, plan.files, device, progress)
-    for spec in with_baselines(plan):
-        known = store.find(out, spec)
+    runs = [(spec, store.find(out, spec)) for spec in with_baselines(plan)]
+    if any(known is None for _, known in runs):
+        lab.prepare()
+    for spec, known in runs:
         if known is not None:
             yield Outcome(known, reused=True)
             continue

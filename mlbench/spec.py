@@ -127,15 +127,15 @@ class OptimizerSpec:
     """The optimiser of network and loss.
 
     Attributes:
-        name: ``adam``, ``adamw`` or ``sgd`` (momentum 0.9).
+        name: ``adam``, ``adamw``, ``rmsprop`` or ``sgd`` (momentum 0.9).
         lr: learning rate of the trunk.
         head_lr: learning rate of the head.
         loss_lr: learning rate of the loss's own parameters; ``declared`` takes the loss's own.
-        eps: Adam's epsilon (no effect on ``sgd``).
+        eps: of Adam and RMSprop (no effect on ``sgd``).
         weight_decay: on all parameters, the loss's included.
     """
 
-    name: Literal["adam", "adamw", "sgd"]
+    name: Literal["adam", "adamw", "rmsprop", "sgd"]
     lr: NonNegative
     head_lr: Positive
     loss_lr: Positive | Literal["declared"]

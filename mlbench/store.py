@@ -71,7 +71,7 @@ def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
     if queries is not None:
         hits = np.packbits(queries.hits, axis=0)
         with atomic_file(path.with_suffix(".npz")) as file:
-            np.savez_compressed(file, hits=hits, ap_at_r=queries.ap_at_r)
+            np.savez_compressed(file, hits=hits, ap_at_r=queries.ap_at_r.astype(np.float32))
     with atomic_file(path) as file:
         file.write(record.to_json().encode())
     return path

@@ -91,7 +91,7 @@ def test_bare_words_are_strings() -> None:
         (["epochs=2.5"], "expected an integer"),
         (["flip=yes"], "expected true or false"),
         (["optimizer.lr=nan"], "not a finite number"),
-        (["optimizer.name=adamm"], "not one of adam, adamw, sgd"),
+        (["optimizer.name=adamm"], "not one of adam, adamw, rmsprop, sgd"),
         (["name=x"], "ambiguous; one of data.name"),
         (["softtriple.taux=1"], "did you mean tau"),
         (["loss.nothing=1"], "unknown loss parameter 'nothing'"),
@@ -204,3 +204,19 @@ def test_a_weights_file_is_known_by_its_content(tmp_path: Path) -> None:
     plan = plan_of(f"backbone.weights={file}")
     assert len(plan.recipe.backbone.weights) == 64
     assert plan.files.weights == file
+
+
+def test_a_recipe_gives_losses_parameters_that_others_override() -> None:
+    params = dict(plan_of(recipe="blog", losses=("softtriple",)).losses[0].params)
+    assert (params["centers_per_class"], params["la"], params["tau"]) == (5, 30.0, 0.2)
+    overridden = plan_of("softtriple.la=7", recipe="blog", losses=("softtriple",)).losses[0]
+    assert dict(overridden.params)["la"] == 7.0
+
+
+def test_the_two_blog_recipes_differ_in_what_the_write_up_says_differently() -> None:
+    written, code = load_recipe("blog").flat(), load_recipe("blog-code").flat()
+    assert {key for key in written if written[key] != code[key]} == {
+        "optimizer.lr",
+        "optimizer.head_lr",
+        "optimizer.loss_lr",
+    }

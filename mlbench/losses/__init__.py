@@ -1,4 +1,9 @@
-"""The catalogue of built-in losses; their code is imported when one is built."""
+"""The catalogue of built-in losses; their code is imported when one is built.
+
+In formulas s is the cosine, a, p and n are an anchor, its positives and its negatives in the batch.
+Parameters of class vectors learn at 1e-2, 100 times the trunk, as in the code of SoftTriple and
+Proxy-Anchor, unless a comment says otherwise.
+"""
 
 from mlbench.interfaces import LossEntry
 
@@ -13,6 +18,7 @@ BUILTIN: tuple[LossEntry, ...] = (
             " + tau / (C K (K-1)) sum_c sum_{s<t} sqrt(2 + 1e-5 - 2 w_cs.w_ct)"
         ),
         lr=1e-2,
+        proxies="unit",
         defaults={
             "centers_per_class": 10,
             "la": 20.0,
@@ -29,6 +35,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         paper="Qian et al., ICCV 2019, eq. 3 (SoftTriple with K = 1, margin 0, tau 0)",
         formula="cross-entropy of la x.w_c",
         lr=1e-2,
+        proxies="unit",
         defaults={"la": 20.0, "init": "kaiming-uniform"},
     ),
     LossEntry(
@@ -55,5 +62,313 @@ BUILTIN: tuple[LossEntry, ...] = (
         ),
         images_per_class=4,
         defaults={"margin": 0.2},
+    ),
+    LossEntry(
+        name="triplet_hard",
+        target="mlbench.losses.pml:batch_hard",
+        summary="hinge on each anchor's hardest positive and negative in the batch",
+        paper="Hermans et al., arXiv 1703.07737 (2017), eq. 5; soft margin as in their code",
+        formula=(
+            "mean_a softplus(max_p d_ap - min_n d_an + margin), or [...]_+ unless soft; "
+            "d = ||x - y||, raw embeddings"
+        ),
+        images_per_class=4,
+        unit_length=False,
+        defaults={"margin": 0.0, "soft": True},
+    ),
+    LossEntry(
+        name="triplet_all",
+        target="mlbench.losses.pml:batch_all",
+        summary="hinge on all triplets of the batch, satisfied ones included in the mean",
+        paper="Hermans et al., arXiv 1703.07737 (2017), eq. 6; soft margin as in their code",
+        formula=(
+            "mean_{a,p,n} softplus(d_ap - d_an + margin), or [...]_+ unless soft; "
+            "d = ||x - y||, raw embeddings"
+        ),
+        images_per_class=4,
+        unit_length=False,
+        defaults={"margin": 0.0, "soft": True},
+    ),
+    LossEntry(
+        name="triplet_distance_weighted",
+        target="mlbench.losses.sampling:triplet",
+        summary="hinge on triplets whose negatives are drawn evenly over distances",
+        paper="Wu et al., ICCV 2017, section 4; cutoff and far of the authors' code",
+        formula=(
+            "mean over positive pairs (a, p) of [d_ap - d_an + margin]_+; d = ||x - y||, n drawn "
+            "with P(n) ~ 1 / q(max(d_an, cutoff)) for d_an < far; "
+            "q(d) = d^(D-2) (1 - d^2/4)^((D-3)/2)"
+        ),
+        images_per_class=4,
+        defaults={"margin": 0.2, "cutoff": 0.5, "far": 1.4},
+    ),
+    LossEntry(
+        name="margin",
+        target="mlbench.losses.pml:margin",
+        summary="pair hinges around a learned boundary a class, distance-weighted negatives",
+        paper="Wu et al., ICCV 2017, section 4; defaults of the authors' code",
+        formula=(
+            "sum over triplets of [d_ap - beta_a + margin]_+ + [beta_a - d_an + margin]_+ + nu "
+            "beta_a, divided by the number of hinges above 0; triplets of triplet_distance_weighted"
+        ),
+        images_per_class=4,
+        # The authors train beta by plain SGD at 0.1; this is Roth et al. (ICML 2020) for Adam.
+        lr=5e-4,
+        proxies="free",
+        defaults={"margin": 0.2, "beta": 1.2, "nu": 0.0, "cutoff": 0.5, "far": 1.4},
+    ),
+    LossEntry(
+        name="contrastive",
+        target="mlbench.losses.pairs:contrastive",
+        summary="squared hinge on the distance of every pair of the batch",
+        paper="Hadsell et al., CVPR 2006, eq. 4 (leaves margin and length open; 1 and unit ours)",
+        formula="mean over pairs of d^2 / 2 (same class) or [margin - d]_+^2 / 2; d = ||x - y||",
+        images_per_class=4,
+        defaults={"margin": 1.0},
+    ),
+    LossEntry(
+        name="lifted_structure",
+        target="mlbench.losses.pml:lifted_structure",
+        summary="each positive pair against all negatives of both its images",
+        paper="Oh Song et al., CVPR 2016, eq. 4 (margin 1)",
+        formula=(
+            "1 / (2 |P|) sum_{(i,j) in P} [log(sum_k e^(margin - d_ik) + sum_l e^(margin - d_jl)) "
+            "+ d_ij]_+^2; d = ||x - y||, raw embeddings"
+        ),
+        images_per_class=4,
+        unit_length=False,
+        defaults={"margin": 1.0},
+    ),
+    LossEntry(
+        name="lifted_structure_general",
+        target="mlbench.losses.pairs:lifted_structure_general",
+        summary="smooth hardest positive against smooth hardest negative of each anchor",
+        paper="Hermans et al., arXiv 1703.07737 (2017), eq. L_LG (margin 1: their largest)",
+        formula=(
+            "mean_a [log sum_p e^d_ap + log sum_n e^(margin - d_an)]_+; d = ||x - y||, "
+            "raw embeddings"
+        ),
+        images_per_class=4,
+        unit_length=False,
+        defaults={"margin": 1.0},
+    ),
+    LossEntry(
+        name="multi_similarity",
+        target="mlbench.losses.pml:multi_similarity",
+        summary="soft weights of mined pairs by self- and relative similarity",
+        # The authors' code sets beta 40; 50 is their paper's.
+        paper="Wang et al., CVPR 2019, eq. 10-13; base 0.5 of the authors' code (paper: 1)",
+        formula=(
+            "mean_i log(1 + sum_p e^(-alpha (s_ip - base))) / alpha + log(1 + sum_n e^(beta (s_in "
+            "- base))) / beta over p: s_ip < max_n s_in + epsilon, n: s_in > min_p s_ip - epsilon"
+        ),
+        images_per_class=4,
+        defaults={"alpha": 2.0, "beta": 50.0, "base": 0.5, "epsilon": 0.1},
+    ),
+    LossEntry(
+        name="proxy_nca",
+        target="mlbench.losses.proxies:ProxyNCA",
+        summary="own proxy against all other proxies, softmax of squared distances",
+        paper="Movshovitz-Attias et al., ICCV 2017, eq. 4 (no scale in the paper: 1)",
+        formula="mean_i scale d_iy + log sum_{c != y} e^(-scale d_ic); d_ic = ||x_i - p_c||^2",
+        lr=1e-2,
+        proxies="unit",
+        defaults={"scale": 1.0},
+    ),
+    LossEntry(
+        name="proxy_nca_pp",
+        target="mlbench.losses.proxies:ProxyNCApp",
+        summary="softmax of squared distances to all proxies at low temperature",
+        paper="Teh et al., ECCV 2020, eq. 6 (temperature 1/9)",
+        formula="cross-entropy of -||x - p_c||^2 / temperature",
+        # Theirs is 1e5 times the trunk's, under Adam with epsilon 1; this is Proxy-Anchor's 100.
+        lr=1e-2,
+        proxies="unit",
+        defaults={"temperature": 1 / 9},
+    ),
+    LossEntry(
+        name="proxy_anchor",
+        target="mlbench.losses.pml:proxy_anchor",
+        summary="each proxy as an anchor for all images of the batch",
+        paper="Kim et al., CVPR 2020, eq. 4; learning rate 100 times the trunk's as in their code",
+        formula=(
+            "1/|P+| sum_{c in P+} log(1 + sum_{i in c} e^(-alpha (s_ic - margin))) "
+            "+ 1/C sum_c log(1 + sum_{i not in c} e^(alpha (s_ic + margin))); P+: classes present"
+        ),
+        lr=1e-2,
+        proxies="unit",
+        defaults={"alpha": 32.0, "margin": 0.1},
+    ),
+    LossEntry(
+        name="arcface",
+        target="mlbench.losses.proxies:ArcFace",
+        summary="softmax of cosines with a margin added to the angle to the true class",
+        paper="Deng et al., CVPR 2019, eq. 3",
+        formula=(
+            "cross-entropy of scale cos(t_c + margin [c=y]); cos(t_y) - margin sin(margin) where "
+            "t_y + margin > pi, as in the authors' code"
+        ),
+        # One rate for all in the authors' code; 1e-2 as for the other proxies.
+        lr=1e-2,
+        proxies="unit",
+        defaults={"margin": 0.5, "scale": 64.0},
+    ),
+    LossEntry(
+        name="sub_center_arcface",
+        target="mlbench.losses.proxies:ArcFace",
+        summary="arcface with the nearest of several centres a class",
+        paper="Deng et al., ECCV 2020, eq. 2 (K = 3)",
+        formula="arcface with cos(t_c) = max_k x.w_ck",
+        lr=1e-2,
+        proxies="unit",
+        defaults={"margin": 0.5, "scale": 64.0, "sub_centers": 3},
+    ),
+    LossEntry(
+        name="cosface",
+        target="mlbench.losses.pml:cosface",
+        summary="softmax of cosines with a margin taken from the true class's",
+        paper="Wang et al., CVPR 2018, eq. 4 (margin 0.35, scale 64: their code's)",
+        formula="cross-entropy of scale (x.w_c - margin [c=y])",
+        lr=1e-2,
+        proxies="unit",
+        defaults={"margin": 0.35, "scale": 64.0},
+    ),
+    LossEntry(
+        name="sphereface",
+        target="mlbench.losses.proxies:SphereFace",
+        summary="softmax with the angle to the true class multiplied, raw embeddings",
+        paper="Liu et al., CVPR 2017, eq. 7 (margin 4), without the annealing of their code",
+        formula=(
+            "cross-entropy of ||x|| f(t_c), f = cos but for the true class (-1)^k cos(margin t) - "
+            "2k, k = floor(margin t / pi)"
+        ),
+        unit_length=False,
+        lr=1e-2,
+        proxies="unit",
+        defaults={"margin": 4},
+    ),
+    LossEntry(
+        name="circle",
+        target="mlbench.losses.pairs:circle",
+        summary="pairs weighted by their distance from the optimum",
+        paper="Sun et al., CVPR 2020, eq. 4-6 and 8 (m 0.4, gamma 80: their image retrieval)",
+        formula=(
+            "mean_i log(1 + sum_n e^(gamma [s_n + m]_+ (s_n - m)) "
+            "sum_p e^(-gamma [1 + m - s_p]_+ (s_p - 1 + m))), brackets without gradient"
+        ),
+        images_per_class=4,
+        defaults={"m": 0.4, "gamma": 80.0},
+    ),
+    LossEntry(
+        name="supcon",
+        target="mlbench.losses.pairs:supcon",
+        summary="softmax over the batch, averaged over an anchor's positives",
+        paper="Khosla et al., NeurIPS 2020, eq. 2 (temperature 0.1)",
+        formula="mean_i mean_p -log(e^(s_ip / T) / sum_{a != i} e^(s_ia / T))",
+        images_per_class=4,
+        defaults={"temperature": 0.1},
+    ),
+    LossEntry(
+        name="ntxent",
+        target="mlbench.losses.pairs:ntxent",
+        summary="softmax of one positive among an anchor's negatives",
+        paper="Chen et al., ICML 2020, eq. 1; temperature 0.1 (their best on ImageNet)",
+        formula="mean over pairs (i, p) of log(1 + sum_n e^((s_in - s_ip) / T))",
+        images_per_class=2,
+        defaults={"temperature": 0.1},
+    ),
+    LossEntry(
+        name="snr",
+        target="mlbench.losses.pairs:snr",
+        summary="contrastive loss on the noise-to-signal ratio, raw embeddings",
+        paper="Yuan et al., CVPR 2019, contrastive form; margin and weight ours",
+        formula=(
+            "mean_p r_ap + mean_n [margin - r_an]_+ + zero_mean mean_i |sum_d x_id|; "
+            "r_ij = var(x_i - x_j) / var(x_i)"
+        ),
+        images_per_class=4,
+        unit_length=False,
+        defaults={"margin": 1.0, "zero_mean": 0.1},
+    ),
+    LossEntry(
+        name="angular",
+        target="mlbench.losses.pml:angular",
+        summary="bounds the angle at the negative of every triplet",
+        paper="Wang et al., ICCV 2017, section 3.3 (batch form; alpha 45 degrees)",
+        formula=(
+            "mean_{a,p} log(1 + sum_n e^f); f = 4 tan(alpha)^2 (x_a + x_p).x_n "
+            "- 2 (1 + tan(alpha)^2) x_a.x_p"
+        ),
+        images_per_class=2,
+        defaults={"alpha": 45.0},
+    ),
+    LossEntry(
+        name="histogram",
+        target="mlbench.losses.ranking:histogram",
+        summary="overlap of the similarity histograms of positive and negative pairs",
+        paper="Ustinova and Lempitsky, NeurIPS 2016, eq. 1, 2 and 4; bins of width 0.01",
+        formula="sum_r h-_r sum_{q <= r} h+_q; h: soft histograms of s, bins + 1 nodes in -1 .. 1",
+        images_per_class=4,
+        defaults={"bins": 200},
+    ),
+    LossEntry(
+        name="fast_ap",
+        target="mlbench.losses.pml:fast_ap",
+        summary="average precision from soft histograms of distances",
+        paper="Cakir et al., CVPR 2019, eq. for FastAP (10 bins)",
+        formula=(
+            "1 - mean_q 1/N+ sum_r h+_r H+_r / H_r; h: soft histogram of ||x - y||^2, bins + 1 "
+            "nodes in 0 .. 4, H: cumulated"
+        ),
+        images_per_class=4,
+        defaults={"bins": 10},
+    ),
+    LossEntry(
+        name="smooth_ap",
+        target="mlbench.losses.ranking:smooth_ap",
+        summary="average precision with sigmoids for ranks",
+        paper="Brown et al., ECCV 2020 (temperature 0.01)",
+        formula=(
+            "1 - mean_q mean_{i in P} (1 + sum_{j in P} g_ij) / (1 + sum_{j in P or N} g_ij); "
+            "g_ij = sigmoid((s_qj - s_qi) / T), j != i; the query in neither P nor N"
+        ),
+        images_per_class=4,
+        defaults={"temperature": 0.01},
+    ),
+    LossEntry(
+        name="centroid_triplet",
+        target="mlbench.losses.pairs:centroid_triplet",
+        summary="triplet loss against class centroids of the batch",
+        paper="Wieczorek et al., ICONIP 2021, eq. 2; nearest centroid and margin of their code",
+        formula=(
+            "mean_a [||a - c_own||^2 - min_c ||a - c||^2 + margin]_+; c: mean of another class, "
+            "c_own: of its own class without a; raw embeddings"
+        ),
+        images_per_class=4,
+        unit_length=False,
+        defaults={"margin": 0.5},
+    ),
+    LossEntry(
+        name="intra_pair_variance",
+        target="mlbench.losses.pairs:tuplet_margin",
+        summary="tuplet margin loss plus the variance of positive and negative cosines",
+        paper="Yu and Tao, ICCV 2019 (scale 64, margin 5.73 degrees, weight 0.5, epsilon 0.01)",
+        formula=(
+            "mean_{a,p} log(1 + sum_n e^(scale (cos t_an - cos(t_ap - margin)))) + variance (mean "
+            "[(1 - epsilon) E_p - cos t_p]_+^2 + mean [cos t_n - (1 + epsilon) E_n]_+^2); "
+            "E: mean cosine"
+        ),
+        images_per_class=4,
+        defaults={"scale": 64.0, "margin": 0.1, "variance": 0.5, "epsilon": 0.01},
+    ),
+    LossEntry(
+        name="pml",
+        target="mlbench.losses.pml:by_name",
+        prefix=True,
+        summary="any loss of pytorch-metric-learning: pml:LossClass or pml:LossClass+MinerClass",
+        formula="as that library computes it; arguments miner_... go to the miner",
+        images_per_class=4,
+        lr=1e-2,
+        proxies="free",
     ),
 )

@@ -1,0 +1,157 @@
+"""Losses with one learned proxy, or a few, a class."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlbench.errors import MlbenchError
+from mlbench.losses.batch import FullPrecision, cos_of_sum, masked_logsumexp
+
+
+class ProxyNCA(FullPrecision):
+    """Proxy-NCA (Movshovitz-Attias et al., ICCV 2017, eq. 4): the true class is no alternative.
+
+    pytorch-metric-learning puts the true class into the denominator, which is Proxy-NCA++.
+
+    Args:
+        num_classes: ``C``, at least 2.
+        embedding_dim: ``D``.
+        scale: factor of the squared distances (the paper has none: 1).
+
+    Attributes:
+        proxies: parameter of shape ``(C, D)``, normalised to unit length at use.
+
+    Raises:
+        MlbenchError: fewer than two classes.
+    """
+
+    def __init__(self, num_classes: int, embedding_dim: int, *, scale: float = 1.0) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise MlbenchError("proxy_nca: num_classes must be at least 2")
+        self.scale = scale
+        self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim) / 8)
+
+    def compute(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the mean over unit ``(B, D)`` embeddings."""
+        distance = self.scale * _squared_distance(x, self.proxies)
+        other = torch.ones_like(distance, dtype=torch.bool).scatter(1, y[:, None], value=False)
+        own = distance.gather(1, y[:, None]).squeeze(1)
+        return (own + masked_logsumexp(-distance, other)).mean()
+
+
+class ProxyNCApp(FullPrecision):
+    """Proxy-NCA++ (Teh et al., ECCV 2020, eq. 6): softmax over all proxies at low temperature.
+
+    Args:
+        num_classes: ``C``.
+        embedding_dim: ``D``.
+        temperature: divides the squared distances (1/9 in the paper).
+
+    Attributes:
+        proxies: parameter of shape ``(C, D)``, normalised to unit length at use.
+    """
+
+    def __init__(self, num_classes: int, embedding_dim: int, *, temperature: float = 1 / 9) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim) / 8)
+
+    def compute(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the mean over unit ``(B, D)`` embeddings."""
+        return F.cross_entropy(-_squared_distance(x, self.proxies) / self.temperature, y)
+
+
+class ArcFace(FullPrecision):
+    """ArcFace (Deng et al., CVPR 2019, eq. 3), with sub-centres (Deng et al., ECCV 2020, eq. 2).
+
+    Where the angle plus the margin exceeds pi, the target logit is ``cos(t) - margin sin(margin)``
+    as in the authors' code, which keeps it decreasing.
+
+    Args:
+        num_classes: ``C``.
+        embedding_dim: ``D``.
+        margin: added to the angle to the true class, radians.
+        scale: of the logits.
+        sub_centers: ``K`` centres a class, of which the nearest counts.
+
+    Attributes:
+        proxies: parameter of shape ``(C, K, D)``, normalised to unit length at use.
+
+    Raises:
+        MlbenchError: no centre.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        margin: float = 0.5,
+        scale: float = 64.0,
+        sub_centers: int = 1,
+    ) -> None:
+        super().__init__()
+        if sub_centers < 1:
+            raise MlbenchError("sub_center_arcface: sub_centers must be at least 1")
+        self.margin, self.scale = margin, scale
+        self.proxies = nn.Parameter(torch.randn(num_classes, sub_centers, embedding_dim))
+
+    def compute(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the mean over unit ``(B, D)`` embeddings."""
+        centers = F.normalize(self.proxies.to(x.dtype), dim=2)
+        cosine = (x @ centers.flatten(0, 1).T).unflatten(1, centers.shape[:2]).amax(dim=2)
+        target = self._with_margin(cosine.gather(1, y[:, None]))
+        return F.cross_entropy(self.scale * cosine.scatter(1, y[:, None], target), y)
+
+    def _with_margin(self, cosine: Tensor) -> Tensor:
+        beyond = cosine < -math.cos(self.margin)
+        straight = cosine - self.margin * math.sin(self.margin)
+        return torch.where(beyond, straight, cos_of_sum(cosine, self.margin))
+
+
+class SphereFace(FullPrecision):
+    """A-Softmax (Liu et al., CVPR 2017, eq. 7) without the annealing of the authors' code.
+
+    Args:
+        num_classes: ``C``.
+        embedding_dim: ``D``.
+        margin: factor of the angle to the true class.
+
+    Attributes:
+        proxies: parameter of shape ``(C, D)``, normalised to unit length at use.
+
+    Raises:
+        MlbenchError: a margin below 1.
+    """
+
+    def __init__(self, num_classes: int, embedding_dim: int, *, margin: int = 4) -> None:
+        super().__init__()
+        if margin < 1:
+            raise MlbenchError("sphereface: margin must be at least 1")
+        self.margin = margin
+        self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim))
+
+    def compute(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the mean over raw ``(B, D)`` embeddings."""
+        logits = x @ F.normalize(self.proxies.to(x.dtype), dim=1).T
+        length = x.norm(dim=1, keepdim=True)
+        cosine = logits.gather(1, y[:, None]) / length.clamp(min=torch.finfo(x.dtype).eps)
+        return F.cross_entropy(logits.scatter(1, y[:, None], length * self._psi(cosine)), y)
+
+    def _psi(self, cosine: Tensor) -> Tensor:
+        """Return ``(-1)^k cos(m t) - 2 k`` with ``k = floor(m t / pi)``, from ``cos(t)``."""
+        before, multiple = torch.ones_like(cosine), cosine
+        for _ in range(self.margin - 1):
+            before, multiple = multiple, 2 * cosine * multiple - before
+        angle = cosine.detach().clamp(-1, 1).acos()
+        k = (self.margin * angle / math.pi).floor().clamp(max=self.margin - 1)
+        return (1 - 2 * (k % 2)) * multiple - 2 * k
+
+
+def _squared_distance(x: Tensor, proxies: Tensor) -> Tensor:
+    """Return ``(B, C)`` squared distances to the proxies scaled to unit length."""
+    unit = F.normalize(proxies.to(x.dtype), dim=1)
+    return x.square().sum(dim=1, keepdim=True) + 1 - 2 * x @ unit.T

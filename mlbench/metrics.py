@@ -1,0 +1,250 @@
+"""Retrieval and clustering metrics: R@k, MAP@R, R-Precision and NMI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor
+
+from mlbench.arrays import Labels
+from mlbench.errors import MlbenchError
+from mlbench.kmeans import kmeans
+from mlbench.neighbors import Vectors, as_vectors, neighbor_blocks, unit_rows
+
+LabelsLike = Tensor | npt.ArrayLike
+
+
+@dataclass(frozen=True)
+class QueryResults:
+    """What retrieval found, query by query.
+
+    Attributes:
+        ks: the k of each column of ``hits``.
+        neighbors: ``(Q, min(max(ks), G))`` int64 gallery indices, best first; -1 where none is
+            left.
+        hits: ``(Q, len(ks))`` bool: is one of the first k neighbours of the query's class?
+        ap_at_r: ``(Q,)`` float64, the query's term of MAP@R; 0 for a lone query.
+        r_precision: ``(Q,)`` float64; 0 for a lone query.
+        relevant: ``(Q,)`` int64: R, the images of the query's class that could be found.
+        n_gallery: ``G``.
+    """
+
+    ks: tuple[int, ...]
+    neighbors: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.bool_]
+    ap_at_r: npt.NDArray[np.float64]
+    r_precision: npt.NDArray[np.float64]
+    relevant: npt.NDArray[np.int64]
+    n_gallery: int
+
+    @property
+    def n_query(self) -> int:
+        """The number of queries."""
+        return len(self.relevant)
+
+    @property
+    def n_lone(self) -> int:
+        """The number of queries of whose class nothing could be found."""
+        return int(np.count_nonzero(self.relevant == 0))
+
+
+def evaluate(
+    embeddings: Vectors,
+    labels: LabelsLike,
+    *,
+    gallery: Vectors | None = None,
+    gallery_labels: LabelsLike | None = None,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    nmi_restarts: int = 10,
+    seed: int = 0,
+    memory_mb: int = 256,
+) -> dict[str, float]:
+    """Return all metrics of embeddings under mlbench's protocol.
+
+    Without a gallery every row is a query against all others, itself left out by index. With one,
+    queries are searched in the gallery and nothing is left out. Similarity is cosine; ties go to
+    the lower index; a query with no image of its class to find is a miss and counted as lone.
+    NMI is of the queries (``embeddings``) alone, with a gallery too.
+
+    Args:
+        embeddings: ``(Q, D)``, any real type; a tensor's device does the work.
+        labels: ``(Q,)`` integers.
+        gallery: ``(G, D)``.
+        gallery_labels: ``(G,)`` integers, given with ``gallery``.
+        ks: the k of R@k.
+        nmi_restarts: k-means restarts behind NMI.
+        seed: of the k-means restarts.
+        memory_mb: working memory of the neighbour search, in MiB above inputs and results.
+
+    Returns:
+        ``R@k`` for each k, ``MAP@R``, ``R-Precision`` and ``NMI`` as fractions 0-1, then the
+        counts ``n_query``, ``n_gallery`` and ``n_lone`` (ints).
+
+    Raises:
+        MlbenchError: empty or misshapen arrays, labels that are not integers, rows that are zero
+            or not finite, or an option out of range.
+    """
+    results = evaluate_queries(
+        embeddings,
+        labels,
+        gallery=gallery,
+        gallery_labels=gallery_labels,
+        ks=ks,
+        memory_mb=memory_mb,
+    )
+    retrieval = summarize(results)
+    counts = {name: retrieval.pop(name) for name in ("n_query", "n_gallery", "n_lone")}
+    return {**retrieval, "NMI": nmi(embeddings, labels, restarts=nmi_restarts, seed=seed), **counts}
+
+
+def evaluate_queries(
+    embeddings: Vectors,
+    labels: LabelsLike,
+    *,
+    gallery: Vectors | None = None,
+    gallery_labels: LabelsLike | None = None,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    memory_mb: int = 256,
+) -> QueryResults:
+    """Return the retrieval results of each query, from one pass over its neighbours.
+
+    Arguments and errors are those of ``evaluate``.
+    """
+    queries = as_vectors(embeddings, "embeddings")
+    query_labels = _as_labels(labels, len(queries), "labels")
+    rows, row_labels = queries, query_labels
+    if gallery is not None and gallery_labels is not None:
+        rows = as_vectors(gallery, "gallery")
+        row_labels = _as_labels(gallery_labels, len(rows), "gallery_labels")
+    elif gallery is not None or gallery_labels is not None:
+        raise MlbenchError("gallery and gallery_labels belong together; give both or neither")
+    columns = _check_ks(ks)
+    exclude_self = gallery is None
+    relevant = _count_relevant(query_labels, row_labels, exclude_self)
+    depth = min(max(*columns, int(relevant.max())), len(rows))
+    results = _empty_results(columns, relevant, len(rows))
+    blocks = neighbor_blocks(queries, rows, depth, exclude_self=exclude_self, memory_mb=memory_mb)
+    for block, neighbors in blocks:
+        matches = (row_labels[neighbors] == query_labels[block, None]) & (neighbors >= 0)
+        _score(results, block, neighbors, matches)
+    return results
+
+
+def summarize(results: QueryResults) -> dict[str, float]:
+    """Return the means of the per-query results, named and ordered as ``evaluate`` does."""
+    recalls = results.hits.mean(axis=0)
+    return {
+        **{f"R@{k}": float(recall) for k, recall in zip(results.ks, recalls, strict=True)},
+        "MAP@R": float(results.ap_at_r.mean()),
+        "R-Precision": float(results.r_precision.mean()),
+        "n_query": results.n_query,
+        "n_gallery": results.n_gallery,
+        "n_lone": results.n_lone,
+    }
+
+
+def nmi(embeddings: Vectors, labels: LabelsLike, *, restarts: int = 10, seed: int = 0) -> float:
+    """Return the NMI of the k-means restart with the lowest inertia, 0-1.
+
+    Arguments and errors are those of ``nmi_restarts``.
+    """
+    runs = nmi_restarts(embeddings, labels, restarts=restarts, seed=seed)
+    return min(runs, key=lambda run: run.inertia).nmi
+
+
+@dataclass(frozen=True)
+class NmiRestart:
+    """One k-means restart: its inertia, and the NMI of its clusters with the labels."""
+
+    inertia: float
+    nmi: float
+
+
+def nmi_restarts(
+    embeddings: Vectors, labels: LabelsLike, *, restarts: int = 10, seed: int = 0
+) -> list[NmiRestart]:
+    """Cluster unit embeddings into as many clusters as there are classes, and score each restart.
+
+    NMI is normalised by the arithmetic mean of the entropies, as in scikit-learn, whose value for
+    a single class is 1.
+
+    Args:
+        embeddings: ``(N, D)``, any real type.
+        labels: ``(N,)`` integers.
+        restarts: k-means restarts, at least 1.
+        seed: of the restarts.
+
+    Raises:
+        MlbenchError: as for ``evaluate``.
+    """
+    rows = as_vectors(embeddings, "embeddings")
+    classes = _as_labels(labels, len(rows), "labels")
+    points = unit_rows(rows, "embeddings")
+    runs = kmeans(points, len(np.unique(classes)), restarts=restarts, seed=seed)
+    return [NmiRestart(run.inertia, _score_clusters(classes, run.assignment)) for run in runs]
+
+
+def _score_clusters(classes: Labels, assignment: Tensor) -> float:
+    return float(normalized_mutual_info_score(classes, assignment.cpu().numpy()))
+
+
+def _as_labels(values: LabelsLike, count: int, what: str) -> Labels:
+    try:
+        labels = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+    except (TypeError, ValueError) as error:
+        raise MlbenchError(f"{what}: not an array ({error}); give ({count},) integers") from error
+    if labels.shape != (count,):
+        raise MlbenchError(f"{what}: expected shape ({count},), one a row, got {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise MlbenchError(
+            f"{what}: expected integers, got {labels.dtype}; number the classes first"
+        )
+    return labels.astype(np.int64)
+
+
+def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
+    columns = tuple(ks)
+    whole = all(isinstance(k, int | np.integer) and k >= 1 for k in columns)
+    if not columns or not whole or len(set(columns)) < len(columns):
+        raise MlbenchError(f"ks: expected distinct integers of at least 1, got {columns}")
+    return columns
+
+
+def _count_relevant(queries: Labels, gallery: Labels, exclude_self: bool) -> Labels:
+    """Return R of each query: the gallery's images of its class, itself left out."""
+    codes = np.unique(np.concatenate((gallery, queries)), return_inverse=True)[1]
+    counts = np.bincount(codes[: len(gallery)], minlength=codes.max() + 1)
+    return counts[codes[len(gallery) :]] - int(exclude_self)
+
+
+def _empty_results(ks: tuple[int, ...], relevant: Labels, n_gallery: int) -> QueryResults:
+    count = len(relevant)
+    return QueryResults(
+        ks=ks,
+        neighbors=np.empty((count, min(max(ks), n_gallery)), dtype=np.int64),
+        hits=np.empty((count, len(ks)), dtype=np.bool_),
+        ap_at_r=np.empty(count),
+        r_precision=np.empty(count),
+        relevant=relevant,
+        n_gallery=n_gallery,
+    )
+
+
+def _score(
+    results: QueryResults, block: slice, neighbors: Labels, matches: npt.NDArray[np.bool_]
+) -> None:
+    """Fill in the results of one block from its ``(q, depth)`` neighbours and their matches."""
+    results.neighbors[block] = neighbors[:, : results.neighbors.shape[1]]
+    for column, k in enumerate(results.ks):
+        results.hits[block, column] = matches[:, :k].any(axis=1)
+    # Musgrave et al. 2020, eq. 2-3: only the first R ranks count, each by the precision there.
+    ranks = np.arange(1, matches.shape[1] + 1)
+    found = matches & (ranks <= results.relevant[block, None])
+    precision = np.cumsum(found, axis=1) / ranks
+    whole = np.maximum(results.relevant[block], 1)
+    results.r_precision[block] = found.sum(axis=1) / whole
+    results.ap_at_r[block] = (precision * found).sum(axis=1) / whole

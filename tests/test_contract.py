@@ -1,0 +1,385 @@
+"""The contract passes what is sound and names what is broken, flaw by flaw."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlbench.contract import CheckResult, assert_loss, check_loss, resolve_subject, suite
+from mlbench.contract.subject import batch
+from mlbench.contract.synchronisation import synchronising
+from mlbench.errors import MlbenchError
+from mlbench.interfaces import LossEntry
+from mlbench.losses.npairs import NPairs
+from mlbench.registry import LOSSES
+
+BUILTIN = [e for e in LOSSES.entries() if e.source == "built-in" and not e.prefix]
+
+
+class Centers(nn.Module):
+    """A small SoftTriple, sound as it stands; the flawed ones override one step of it."""
+
+    def __init__(
+        self, num_classes: int, embedding_dim: int, *, la: float = 10.0, tau: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.la, self.tau = la, tau
+        self.w = nn.Parameter(torch.randn(self.rows(num_classes), 3, embedding_dim))
+
+    def rows(self, num_classes: int) -> int:
+        return num_classes
+
+    def unit(self) -> Tensor:
+        return F.normalize(self.w, dim=2)
+
+    def logits(self, x: Tensor) -> Tensor:
+        similarity = torch.einsum("bd,ckd->bck", x, self.unit())
+        return self.la * (F.softmax(5 * similarity, dim=2) * similarity).sum(dim=2)
+
+    def penalty(self) -> Tensor:
+        w = self.unit()
+        return self.tau * (w - w.mean(dim=1, keepdim=True)).square().sum(dim=2).mean()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(x), y) + self.penalty()
+
+
+class WrongAxis(Centers):
+    def unit(self) -> Tensor:
+        return F.normalize(self.w, dim=0)
+
+
+class NoRegulariser(Centers):
+    def penalty(self) -> Tensor:
+        return self.w.new_zeros(())
+
+
+class OneBased(Centers):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(x), y - 1) + self.penalty()
+
+
+class OneRowTooMany(Centers):
+    def rows(self, num_classes: int) -> int:
+        return num_classes + 1
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, y + 1)
+
+
+class RowBefore(Centers):
+    """One-based as well, but 0 - 1 = -1 is a valid index, that of the last row."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        log_p = F.log_softmax(self.logits(x), dim=1)
+        return self.penalty() - log_p[torch.arange(len(y)), y - 1].mean()
+
+
+class IgnoresClassZero(Centers):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(x), y, ignore_index=0) + self.penalty()
+
+
+class Vector(Centers):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self.logits(x), y, reduction="none") + self.penalty()
+
+
+class PlainNumber(Centers):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, y).item()  # type: ignore[return-value]
+
+
+class Infinite(Centers):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, y) / 0
+
+
+class DetachedEmbeddings(Centers):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x.detach(), y)
+
+
+class DeadParameter(Centers):
+    def __init__(self, num_classes: int, embedding_dim: int, **params: float) -> None:
+        super().__init__(num_classes, embedding_dim, **params)
+        self.dead = nn.Parameter(torch.ones(num_classes))
+
+
+class Unregistered(Centers):
+    def __init__(self, num_classes: int, embedding_dim: int, **params: float) -> None:
+        super().__init__(num_classes, embedding_dim, **params)
+        self.bias = [torch.zeros(num_classes, requires_grad=True)]
+
+    def logits(self, x: Tensor) -> Tensor:
+        return super().logits(x) + self.bias[0]
+
+
+class UnsavedState(Centers):
+    def __init__(self, num_classes: int, embedding_dim: int, **params: float) -> None:
+        super().__init__(num_classes, embedding_dim, **params)
+        self.offset = torch.randn(embedding_dim)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return super().logits(x + self.offset)
+
+
+class Random(Centers):
+    def logits(self, x: Tensor) -> Tensor:
+        return super().logits(x) * (1 + random.random())
+
+
+class ByPosition(Centers):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        each = F.cross_entropy(self.logits(x), y, reduction="none")
+        return (each * torch.linspace(0, 2, len(x))).mean() + self.penalty()
+
+
+class ClassWeights(Centers):
+    def logits(self, x: Tensor) -> Tensor:
+        return super().logits(x) * torch.arange(1, self.w.shape[0] + 1)
+
+
+class NanOnZero(Centers):
+    def logits(self, x: Tensor) -> Tensor:
+        return super().logits(x / x.norm(dim=1, keepdim=True))
+
+
+class NanGradientOnZero(Centers):
+    def penalty(self) -> Tensor:
+        return super().penalty()
+
+    def logits(self, x: Tensor) -> Tensor:
+        return super().logits(x) + 0 * x.square().sum(dim=1, keepdim=True).sqrt()
+
+
+class HalfOverflows(Centers):
+    def logits(self, x: Tensor) -> Tensor:
+        return 1e-6 * ((1e6 / self.la) * super().logits(x)).to(torch.float16).to(x.dtype) * self.la
+
+
+class OverflowsUnderAutocast(Centers):
+    def unit(self) -> Tensor:
+        return 1e6 * super().unit()
+
+    def logits(self, x: Tensor) -> Tensor:
+        return 1e-6 * self.la * torch.einsum("bd,ckd->bck", x, self.unit()).mean(dim=2)
+
+
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return 2 * gradients[0]
+
+
+class WrongGradient(Centers):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(_Doubled.apply(x), y)
+
+
+class Waits(Centers):
+    def penalty(self) -> Tensor:
+        return super().penalty() if float(self.w.detach().sum()) else self.w.sum()
+
+
+class ReadsList(Centers):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x, torch.tensor(y.tolist()))
+
+
+class PushesAway(Centers):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return -super().forward(x, y)
+
+
+class NormalisedNPairs(NPairs):
+    """Its L2 term alone feels the length of the embeddings."""
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        pairs = NPairs(0, 0, l2_reg=0)(F.normalize(embeddings), labels)
+        return pairs + self.l2_reg * embeddings.square().sum(dim=1).mean()
+
+
+class NoGraphWithoutPairs(NPairs):
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        alone = len(labels.unique()) in (1, len(labels))
+        return torch.zeros(()) if alone else super().forward(embeddings, labels)
+
+
+def centers(factory: Callable[..., nn.Module], **declared: Any) -> LossEntry:
+    declaration = {"proxies": "unit", "lr": 0.01, "defaults": {"la": 10.0, "tau": 0.2}}
+    return LossEntry(name="centers", target=factory, summary="", **{**declaration, **declared})
+
+
+def pairs(factory: Callable[..., nn.Module], **declared: Any) -> LossEntry:
+    declaration = {"images_per_class": 2, "unit_length": False, "defaults": {"l2_reg": 0.005}}
+    return LossEntry(name="pairs", target=factory, summary="", **{**declaration, **declared})
+
+
+def failures(subject: LossEntry) -> dict[str, str]:
+    return {r.name: r.message for r in check_loss(subject) if not r.passed}
+
+
+@pytest.mark.parametrize("entry", BUILTIN, ids=lambda entry: entry.name)
+def test_built_in_losses_keep_the_contract(entry: LossEntry) -> None:
+    assert_loss(entry)
+
+
+@pytest.mark.parametrize("entry", [centers(Centers), pairs(NPairs)], ids=["centers", "pairs"])
+def test_sound_losses_keep_the_contract(entry: LossEntry) -> None:
+    assert failures(entry) == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "check", "message"),
+    [
+        (centers(WrongAxis), "declared-proxies", "wrong axis"),
+        (centers(NoRegulariser), "parameters-matter", "'tau' from 0.2"),
+        (pairs(NormalisedNPairs), "declared-length", "it normalises"),
+        (centers(OneBased), "labels-from-zero", "label 0 of 0 .. 6 raised IndexError"),
+        (centers(OneRowTooMany), "labels-from-zero", r"'w' has shape \(8, 3, 5\) for 7 classes"),
+        (centers(RowBefore), "label-renaming", "another row than its own"),
+        (centers(IgnoresClassZero), "labels-from-zero", "class 0 of 0 .. 6 get no gradient"),
+        (centers(Vector), "finite-scalar", r"got \(15,\)"),
+        (centers(PlainNumber), "finite-scalar", "got float"),
+        (centers(Infinite), "finite-scalar", "got inf"),
+        (centers(lambda num_classes: None), "finite-scalar", "cannot be built"),
+        (centers(DeadParameter), "gradients-reach", "no gradient reaches dead"),
+        (centers(Unregistered), "gradients-reach", r"shape \(7,\) gets gradients but is not a"),
+        (centers(UnsavedState), "state-round-trip", "after loading the state dict"),
+        (centers(Random), "deterministic", "from torch alone"),
+        (centers(ByPosition), "batch-order", "when the batch is reordered"),
+        (centers(ClassWeights), "label-renaming", "when classes change their numbers"),
+        (centers(NanOnZero), "edge-batches", "with zero vectors gives the loss nan"),
+        (centers(NanGradientOnZero), "edge-batches", "a gradient that is not finite"),
+        (pairs(NoGraphWithoutPairs), "edge-batches", r"without positives: .* backward\(\) raises"),
+        (centers(OverflowsUnderAutocast), "half-precision", "float16"),
+        (centers(WrongGradient), "true-gradient", "not the derivative"),
+        (centers(Waits), "no-synchronisation", "local_scalar_dense"),
+        (centers(ReadsList), "no-synchronisation", "tolist"),
+        (centers(PushesAway), "learns", "raise R@1"),
+        (centers(Centers, proxies="none", lr=None), "declared-proxies", "trains w"),
+        (centers(Centers, lr=None), "declared-proxies", "need a rate"),
+        (pairs(NPairs, proxies="free", lr=1.0), "declared-proxies", "has no parameters"),
+        (centers(Centers, defaults={"la": 9.0}), "declared-defaults", "repeat the factory's"),
+        (centers(Centers, defaults={"lambda_": 9.0}), "finite-scalar", "lambda_"),
+    ],
+    ids=lambda value: value.target.__name__ if isinstance(value, LossEntry) else None,
+)
+def test_flaws_are_caught_by_name(entry: LossEntry, check: str, message: str) -> None:
+    assert check in failures(entry)
+    with pytest.raises(AssertionError, match=f"(?s){check}: .*{message}"):
+        assert_loss(entry)
+
+
+def test_embeddings_out_of_the_graph_are_caught() -> None:
+    found = failures(centers(DetachedEmbeddings))
+    assert "class 0 of 0 .. 6 get no gradient" in found["labels-from-zero"]
+
+
+def test_what_the_first_checks_fail_skips_the_others() -> None:
+    first, *rest = check_loss(centers(Vector))
+    assert not first.passed
+    assert {r.skipped for r in rest[1:]} == {True}
+    assert {r.message for r in rest[1:]} == {"needs finite-scalar"}
+
+
+def test_checks_that_do_not_apply_say_why() -> None:
+    results = {r.name: r for r in check_loss(centers(Centers))}
+    assert results["declared-length"] == CheckResult(
+        "declared-length", True, "unit_length=True: the trainer normalises", skipped=True
+    )
+    assert len(results) == len(suite.CHECKS)
+
+
+def test_mining_by_chance_is_no_fault() -> None:
+    class Sampled(NPairs):
+        def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+            kept = torch.rand(len(labels)) < 0.8
+            return super().forward(embeddings, labels) + 0.1 * embeddings[kept].square().sum()
+
+    results = {r.name: r for r in check_loss(pairs(Sampled))}
+    assert results["batch-order"].skipped
+    assert results["deterministic"].passed
+
+
+def test_random_state_and_threads_are_left_alone() -> None:
+    torch.manual_seed(5)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    check_loss("npairs")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:.*called a synchronizing CUDA operation")
+@pytest.mark.parametrize("entry", BUILTIN, ids=lambda entry: entry.name)
+def test_waits_are_those_that_cuda_reports(entry: LossEntry) -> None:
+    module = entry.build(7, 5, {}).cuda()
+    given = batch(entry, 0)
+    x, y = given.embeddings.cuda().requires_grad_(), given.labels.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        module(x, y).backward()
+        waits = False
+    except RuntimeError as error:
+        assert "synchronizing" in str(error)
+        waits = True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert bool(synchronising(entry, given)) == waits
+
+
+def test_subjects_are_registered_names_first() -> None:
+    assert resolve_subject("npairs") is LOSSES.get("npairs")
+    with pytest.raises(MlbenchError, match="did you mean npairs"):
+        resolve_subject("npair")
+
+
+MODULE = """
+import mlbench
+from mlbench.interfaces import LossEntry
+from mlbench.losses.npairs import NPairs
+
+ENTRY = LossEntry(name="entry", target=NPairs, summary="", unit_length=False)
+
+@mlbench.register_loss("contract-test-loss", unit_length=False)
+def registered(num_classes, embedding_dim):
+    return NPairs(num_classes, embedding_dim)
+
+def plain(num_classes, embedding_dim):
+    return NPairs(num_classes, embedding_dim)
+
+NUMBER = 3
+"""
+
+
+def test_subjects_may_be_modules_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_contract_test.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [""])
+    monkeypatch.setattr(LOSSES, "_entries", dict(LOSSES._entries))
+
+    assert resolve_subject("my_contract_test:ENTRY").name == "entry"
+    assert resolve_subject("my_contract_test:registered").name == "contract-test-loss"
+    plain = resolve_subject("my_contract_test:plain")
+    assert plain == replace(LossEntry(name="", target=plain.target, summary=""), name=plain.name)
+    for wrong, message in (
+        ("my_contract_test:NUMBER", "neither a loss factory nor"),
+        ("my_contract_test:nothing", "AttributeError"),
+        ("no_such_module:x", "ModuleNotFoundError"),
+    ):
+        with pytest.raises(MlbenchError, match=message):
+            resolve_subject(wrong)

@@ -1,0 +1,112 @@
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import k_means
+
+from mlbench import kmeans as module
+from mlbench.errors import MlbenchError
+from mlbench.kmeans import kmeans
+
+
+def blobs(seed, count=600, classes=20, dim=16, noise=0.6):
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(classes, dim))
+    rows = centers[rng.integers(0, classes, count)] + noise * rng.normal(size=(count, dim))
+    return rows.astype(np.float32)
+
+
+def means_and_distances(points, run, clusters):
+    """The centres and the squared distances to all of them, in float64 from the assignment."""
+    rows = points.astype(np.float64)
+    centers = np.stack([rows[run.assignment.numpy() == c].mean(axis=0) for c in range(clusters)])
+    return ((rows[:, None] - centers) ** 2).sum(axis=2)
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.6, 2.0])
+def test_result_is_a_fixed_point_of_lloyd(noise):
+    points = blobs(0, noise=noise)
+    for run in kmeans(torch.from_numpy(points), 20, restarts=3):
+        distances = means_and_distances(points, run, 20)
+        own = distances[np.arange(len(points)), run.assignment.numpy()]
+        assert run.inertia == pytest.approx(own.sum(), rel=1e-5)
+        assert (own <= distances.min(axis=1) + 1e-4).all()
+        assert run.iterations < 300
+
+
+def sklearn_inertia(points, seed) -> float:
+    options: dict[str, Any] = {"n_init": 1, "random_state": seed}
+    return cast(float, k_means(points, 20, **options)[2])
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.6, 2.0])
+def test_mean_inertia_is_not_worse_than_sklearn(noise):
+    points = blobs(1, noise=noise)
+    theirs = [sklearn_inertia(points, seed) for seed in range(10)]
+    ours = [run.inertia for run in kmeans(torch.from_numpy(points), 20, restarts=10)]
+    assert np.mean(ours) <= 1.05 * np.mean(theirs)
+    assert min(ours) <= 1.02 * min(theirs)
+
+
+def test_seed_and_restart_alone_decide():
+    points = torch.from_numpy(blobs(2))
+    many, few = kmeans(points, 20, restarts=4, seed=5), kmeans(points, 20, restarts=2, seed=5)
+    for one, other in zip(many[:2], few, strict=True):
+        assert torch.equal(one.assignment, other.assignment)
+        assert one.inertia == other.inertia
+    assert not torch.equal(many[0].assignment, many[1].assignment)
+    assert not torch.equal(kmeans(points, 20, seed=6)[0].assignment, many[0].assignment)
+
+
+def test_blocks_do_not_change_the_result(monkeypatch):
+    points = torch.from_numpy(blobs(3))
+    expected = kmeans(points, 20)[0]
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 997)
+    assert torch.equal(kmeans(points, 20)[0].assignment, expected.assignment)
+
+
+def test_one_cluster():
+    points = blobs(4)
+    run = kmeans(torch.from_numpy(points), 1)[0]
+    assert not run.assignment.any()
+    spread = ((points - points.mean(axis=0, dtype=np.float64)) ** 2).sum()
+    assert run.inertia == pytest.approx(spread, rel=1e-5)
+
+
+def test_as_many_clusters_as_points():
+    run = kmeans(torch.from_numpy(blobs(5, count=50)), 50)[0]
+    assert sorted(run.assignment.tolist()) == list(range(50))
+    assert run.inertia == 0
+
+
+def test_fewer_distinct_points_than_clusters():
+    run = kmeans(torch.eye(3).repeat(10, 1), 7)[0]
+    groups = run.assignment.reshape(10, 3)
+    assert run.inertia == pytest.approx(0, abs=1e-6)
+    assert len(set(groups[0].tolist())) == 3
+    assert run.iterations < 10
+
+
+def test_empty_cluster_moves_to_the_farthest_point():
+    points = torch.tensor([[0.0], [1.0], [2.0], [100.0]])
+    lloyd = module._Lloyd(points, torch.tensor([[0.0], [1.0], [-50.0]]))
+    assert lloyd.run(50).inertia == pytest.approx(0.5)
+
+
+def test_iterations_are_bounded():
+    points = torch.from_numpy(blobs(6, noise=2.0))
+    assert kmeans(points, 20, max_iterations=2)[0].iterations == 2
+
+
+@pytest.mark.parametrize(
+    ("clusters", "restarts", "message"),
+    [
+        (0, 1, "k-means: 0 clusters of 4 points"),
+        (5, 1, "k-means: 5 clusters of 4 points"),
+        (2, 0, "k-means: restarts is 0"),
+    ],
+)
+def test_bad_requests(clusters, restarts, message):
+    with pytest.raises(MlbenchError, match=message):
+        kmeans(torch.eye(4), clusters, restarts=restarts)
