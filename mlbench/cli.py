@@ -14,6 +14,7 @@ from mlbench.errors import MlbenchError
 
 if TYPE_CHECKING:
     from mlbench.config import Plan
+    from mlbench.contract import CheckResult
     from mlbench.runner import Outcome
 
 
@@ -198,6 +199,57 @@ def table(folder: Path, form: str) -> None:
         click.echo(FORMATS[form](comparisons), nl=False)
 
 
+@main.command()
+@click.argument("losses", nargs=-1, metavar="[LOSS|MODULE:ATTRIBUTE]...")
+def check(losses: tuple[str, ...]) -> None:
+    """Prove that losses keep the contract; without a name, every registered loss.
+
+    Exits with code 1 if a check fails.
+    """
+    from mlbench.contract import check_loss
+    from mlbench.registry import LOSSES
+
+    names = losses or tuple(e.name for e in LOSSES.entries() if not e.prefix)
+    results = {name: check_loss(name) for name in names}
+    if len(names) == 1:
+        rows = [(r.name, _outcome(r), r.message) for r in results[names[0]]]
+        _print_list(("check", "result", ""), rows, LOSSES.problems)
+    else:
+        rows = [(name, *_tally(checks)) for name, checks in results.items()]
+        _print_list(("loss", "passed", "skipped", "failed"), rows, LOSSES.problems)
+    sys.exit(0 if all(r.passed for checks in results.values() for r in checks) else 1)
+
+
+def _outcome(result: CheckResult) -> str:
+    return "skipped" if result.skipped else "passed" if result.passed else "FAILED"
+
+
+def _tally(results: Sequence[CheckResult]) -> tuple[str, str, str]:
+    """Return how many checks passed and were skipped, and the names of those that failed."""
+    outcomes = [_outcome(result) for result in results]
+    failed = ", ".join(result.name for result in results if not result.passed)
+    return str(outcomes.count("passed")), str(outcomes.count("skipped")), failed or "none"
+
+
+@main.command()
+@click.argument("loss")
+def show(loss: str) -> None:
+    """Print a loss's definition, parameters with defaults, needs and reference."""
+    from mlbench.registry import LOSSES
+
+    entry = LOSSES.get(loss)
+    parameters = ", ".join(f"{k} = {v}" for k, v in entry.defaults.items()) or "none"
+    facts = {
+        "what": entry.summary,
+        "definition": entry.formula or "see the reference",
+        "parameters": parameters,
+        "needs": _needs(entry),
+        "reference": entry.paper,
+        "source": entry.source,
+    }
+    _print_list(("loss", entry.name), list(facts.items()), [])
+
+
 @main.group(name="list")
 def list_() -> None:
     """List what can be named in a run."""
@@ -208,8 +260,8 @@ def losses() -> None:
     """List losses: name, paper, needs, source."""
     from mlbench.registry import LOSSES
 
-    rows = [(e.name, e.summary, e.paper, _needs(e), e.source) for e in LOSSES.entries()]
-    _print_list(("name", "what", "paper", "needs", "source"), rows, LOSSES.problems)
+    rows = [(_typed(e), e.paper or e.summary, _needs(e), e.source) for e in LOSSES.entries()]
+    _print_list(("name", "paper", "needs", "source"), rows, LOSSES.problems)
 
 
 def _needs(entry: Any) -> str:

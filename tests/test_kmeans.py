@@ -89,8 +89,8 @@ def test_fewer_distinct_points_than_clusters():
 
 
 def test_empty_cluster_moves_to_the_farthest_point():
-    points = torch.tensor([[0.0], [1.0], [2.0], [100.0]])
-    lloyd = module._Lloyd(points, torch.tensor([[0.0], [1.0], [-50.0]]))
+    points = torch.tensor([[10.0], [11.0], [12.0], [110.0]])
+    lloyd = module._Lloyd(points, torch.tensor([[10.0], [11.0], [-50.0]]))
     assert lloyd.run(50).inertia == pytest.approx(0.5)
 
 

@@ -10,7 +10,7 @@ from mlbench.backbones.weights import load_weights
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Backbone, Preprocessing
 
-_WIDTHS = (32, 64, 128, 128)
+_WIDTHS = (16, 32, 64, 128)
 
 
 def build(weights: str, weights_file: Path | None = None) -> Backbone:

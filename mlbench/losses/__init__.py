@@ -143,7 +143,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         name="lifted_structure_general",
         target="mlbench.losses.pairs:lifted_structure_general",
         summary="smooth hardest positive against smooth hardest negative of each anchor",
-        paper="Hermans et al., arXiv 1703.07737 (2017), eq. L_LG (margin 1: their largest)",
+        paper="Hermans et al., arXiv 1703.07737 (2017), L_LG (margin 1: their largest)",
         formula=(
             "mean_a [log sum_p e^d_ap + log sum_n e^(margin - d_an)]_+; d = ||x - y||, "
             "raw embeddings"
@@ -157,7 +157,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         target="mlbench.losses.pml:multi_similarity",
         summary="soft weights of mined pairs by self- and relative similarity",
         # The authors' code sets beta 40; 50 is their paper's.
-        paper="Wang et al., CVPR 2019, eq. 10-13; base 0.5 of the authors' code (paper: 1)",
+        paper="Wang et al., CVPR 2019, L_MS, mined; base 0.5 of the authors' code (paper: 1)",
         formula=(
             "mean_i log(1 + sum_p e^(-alpha (s_ip - base))) / alpha + log(1 + sum_n e^(beta (s_in "
             "- base))) / beta over p: s_ip < max_n s_in + epsilon, n: s_in > min_p s_ip - epsilon"
@@ -169,7 +169,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         name="proxy_nca",
         target="mlbench.losses.proxies:ProxyNCA",
         summary="own proxy against all other proxies, softmax of squared distances",
-        paper="Movshovitz-Attias et al., ICCV 2017, eq. 4 (no scale in the paper: 1)",
+        paper="Movshovitz-Attias et al., ICCV 2017, L_NCA over proxies (no scale: 1)",
         formula="mean_i scale d_iy + log sum_{c != y} e^(-scale d_ic); d_ic = ||x_i - p_c||^2",
         lr=1e-2,
         proxies="unit",
@@ -179,7 +179,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         name="proxy_nca_pp",
         target="mlbench.losses.proxies:ProxyNCApp",
         summary="softmax of squared distances to all proxies at low temperature",
-        paper="Teh et al., ECCV 2020, eq. 6 (temperature 1/9)",
+        paper="Teh et al., ECCV 2020 (temperature 1/9)",
         formula="cross-entropy of -||x - p_c||^2 / temperature",
         # Theirs is 1e5 times the trunk's, under Adam with epsilon 1; this is Proxy-Anchor's 100.
         lr=1e-2,
@@ -188,7 +188,7 @@ BUILTIN: tuple[LossEntry, ...] = (
     ),
     LossEntry(
         name="proxy_anchor",
-        target="mlbench.losses.pml:proxy_anchor",
+        target="mlbench.losses.proxies:ProxyAnchor",
         summary="each proxy as an anchor for all images of the batch",
         paper="Kim et al., CVPR 2020, eq. 4; learning rate 100 times the trunk's as in their code",
         formula=(
@@ -225,7 +225,7 @@ BUILTIN: tuple[LossEntry, ...] = (
     ),
     LossEntry(
         name="cosface",
-        target="mlbench.losses.pml:cosface",
+        target="mlbench.losses.proxies:CosFace",
         summary="softmax of cosines with a margin taken from the true class's",
         paper="Wang et al., CVPR 2018, eq. 4 (margin 0.35, scale 64: their code's)",
         formula="cross-entropy of scale (x.w_c - margin [c=y])",
@@ -251,7 +251,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         name="circle",
         target="mlbench.losses.pairs:circle",
         summary="pairs weighted by their distance from the optimum",
-        paper="Sun et al., CVPR 2020, eq. 4-6 and 8 (m 0.4, gamma 80: their image retrieval)",
+        paper="Sun et al., CVPR 2020, eq. 4-8 (m 0.4, gamma 80: their image retrieval)",
         formula=(
             "mean_i log(1 + sum_n e^(gamma [s_n + m]_+ (s_n - m)) "
             "sum_p e^(-gamma [1 + m - s_p]_+ (s_p - 1 + m))), brackets without gradient"
@@ -306,7 +306,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         name="histogram",
         target="mlbench.losses.ranking:histogram",
         summary="overlap of the similarity histograms of positive and negative pairs",
-        paper="Ustinova and Lempitsky, NeurIPS 2016, eq. 1, 2 and 4; bins of width 0.01",
+        paper="Ustinova and Lempitsky, NeurIPS 2016, section 3; bins of width 0.01",
         formula="sum_r h-_r sum_{q <= r} h+_q; h: soft histograms of s, bins + 1 nodes in -1 .. 1",
         images_per_class=4,
         defaults={"bins": 200},
@@ -315,7 +315,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         name="fast_ap",
         target="mlbench.losses.pml:fast_ap",
         summary="average precision from soft histograms of distances",
-        paper="Cakir et al., CVPR 2019, eq. for FastAP (10 bins)",
+        paper="Cakir et al., CVPR 2019, FastAP (10 bins)",
         formula=(
             "1 - mean_q 1/N+ sum_r h+_r H+_r / H_r; h: soft histogram of ||x - y||^2, bins + 1 "
             "nodes in 0 .. 4, H: cumulated"
@@ -339,7 +339,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         name="centroid_triplet",
         target="mlbench.losses.pairs:centroid_triplet",
         summary="triplet loss against class centroids of the batch",
-        paper="Wieczorek et al., ICONIP 2021, eq. 2; nearest centroid and margin of their code",
+        paper="Wieczorek et al., ICONIP 2021; nearest centroid and margin of their code",
         formula=(
             "mean_a [||a - c_own||^2 - min_c ||a - c||^2 + margin]_+; c: mean of another class, "
             "c_own: of its own class without a; raw embeddings"

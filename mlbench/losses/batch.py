@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 
 import torch
@@ -89,7 +90,5 @@ def cos_of_sum(cosine: Tensor, angle: float) -> Tensor:
 
     Where ``sin(t)`` is 0 its gradient, which is infinite, is taken as 0.
     """
-    smallest = torch.finfo(cosine.dtype).eps
-    sine = (1 - cosine.square()).clamp(min=smallest**2).sqrt()
-    c, s = torch.tensor(angle, dtype=torch.float64).cos(), torch.tensor(angle).double().sin()
-    return cosine * float(c) - sine * float(s)
+    sine = (1 - cosine.square()).clamp(min=torch.finfo(cosine.dtype).tiny).sqrt()
+    return cosine * math.cos(angle) - sine * math.sin(angle)

@@ -40,7 +40,7 @@ def lifted_structure_general(x: Tensor, y: Tensor, *, margin: float) -> Tensor:
 
 @batch_loss
 def circle(x: Tensor, y: Tensor, *, m: float, gamma: float) -> Tensor:
-    """Circle loss with each image as the anchor (Sun et al. 2020, eq. 4-6 and 8).
+    """Circle loss with each image as the anchor (Sun et al. 2020, eq. 4-8).
 
     The weights of the pairs are constants for the gradient, as in the authors' method.
     """
@@ -107,7 +107,7 @@ def tuplet_margin(
 
 @batch_loss
 def centroid_triplet(x: Tensor, y: Tensor, *, margin: float) -> Tensor:
-    """Triplet loss on centroids of the batch's classes (Wieczorek et al. 2021, eq. 2).
+    """Triplet loss on centroids of the batch's classes (Wieczorek et al. 2021).
 
     The anchor is left out of its own class's centroid; the negative is the nearest centroid of
     another class, as in the authors' code.

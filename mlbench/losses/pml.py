@@ -119,22 +119,12 @@ def multi_similarity(
     base: float,
     epsilon: float,
 ) -> nn.Module:
-    """Multi-similarity loss on the pairs of its miner (Wang et al., CVPR 2019, eq. 10-13)."""
+    """Multi-similarity loss on the pairs of its miner (Wang et al., CVPR 2019)."""
     del num_classes, embedding_dim
     return Adapted(
         losses.MultiSimilarityLoss(alpha=alpha, beta=beta, base=base),
         miners.MultiSimilarityMiner(epsilon=epsilon),
     )
-
-
-def proxy_anchor(num_classes: int, embedding_dim: int, *, alpha: float, margin: float) -> nn.Module:
-    """Proxy-anchor loss (Kim et al., CVPR 2020, eq. 4)."""
-    return Adapted(losses.ProxyAnchorLoss(num_classes, embedding_dim, margin=margin, alpha=alpha))
-
-
-def cosface(num_classes: int, embedding_dim: int, *, margin: float, scale: float) -> nn.Module:
-    """Large margin cosine loss (Wang et al., CVPR 2018, eq. 4)."""
-    return Adapted(losses.CosFaceLoss(num_classes, embedding_dim, margin=margin, scale=scale))
 
 
 def angular(num_classes: int, embedding_dim: int, *, alpha: float) -> nn.Module:
@@ -194,7 +184,7 @@ def _build(
     given: dict[str, Any] = {k: v for k, v in sizes.items() if k in taken} | params
     try:
         return kinds[name](**given)
-    except (AssertionError, AttributeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise MlbenchError(f"{name} of pytorch-metric-learning refuses {given}: {error}") from error
 
 

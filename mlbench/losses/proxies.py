@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlbench.errors import MlbenchError
-from mlbench.losses.batch import FullPrecision, cos_of_sum, masked_logsumexp
+from mlbench.losses.batch import FullPrecision, cos_of_sum, masked_logsumexp, masked_mean
 
 
 class ProxyNCA(FullPrecision):
-    """Proxy-NCA (Movshovitz-Attias et al., ICCV 2017, eq. 4): the true class is no alternative.
+    """Proxy-NCA (Movshovitz-Attias et al., ICCV 2017): the true class is no alternative.
 
     pytorch-metric-learning puts the true class into the denominator, which is Proxy-NCA++.
 
@@ -43,7 +43,7 @@ class ProxyNCA(FullPrecision):
 
 
 class ProxyNCApp(FullPrecision):
-    """Proxy-NCA++ (Teh et al., ECCV 2020, eq. 6): softmax over all proxies at low temperature.
+    """Proxy-NCA++ (Teh et al., ECCV 2020): softmax over all proxies at low temperature.
 
     Args:
         num_classes: ``C``.
@@ -64,7 +64,64 @@ class ProxyNCApp(FullPrecision):
         return F.cross_entropy(-_squared_distance(x, self.proxies) / self.temperature, y)
 
 
-class ArcFace(FullPrecision):
+class ProxyAnchor(FullPrecision):
+    """Proxy-Anchor (Kim et al., CVPR 2020, eq. 4): each proxy against all images of the batch.
+
+    Args:
+        num_classes: ``C``.
+        embedding_dim: ``D``.
+        alpha: scale of the cosines.
+        margin: of positive and negative cosines (delta).
+
+    Attributes:
+        proxies: parameter of shape ``(C, D)``, normalised to unit length at use.
+    """
+
+    def __init__(
+        self, num_classes: int, embedding_dim: int, *, alpha: float = 32.0, margin: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.alpha, self.margin = alpha, margin
+        self.proxies = nn.Parameter(torch.empty(num_classes, embedding_dim))
+        nn.init.kaiming_normal_(self.proxies, mode="fan_out")
+
+    def compute(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the mean over present classes plus the mean over all, unit embeddings."""
+        cosine = F.normalize(self.proxies.to(x.dtype), dim=1) @ x.T
+        own = torch.arange(len(cosine), device=y.device)[:, None] == y
+        pull = F.softplus(masked_logsumexp(-self.alpha * (cosine - self.margin), own))
+        push = F.softplus(masked_logsumexp(self.alpha * (cosine + self.margin), ~own))
+        return masked_mean(pull, own.any(dim=1)) + push.mean()
+
+
+class _MarginSoftmax(FullPrecision):
+    """Cross-entropy of scaled cosines, that of the true class made smaller by ``with_margin``.
+
+    Attributes:
+        proxies: parameter of shape ``(C, K, D)``, normalised to unit length at use; the nearest of
+            a class's ``K`` counts.
+    """
+
+    def __init__(
+        self, num_classes: int, embedding_dim: int, margin: float, scale: float, sub_centers: int
+    ) -> None:
+        super().__init__()
+        self.margin, self.scale = margin, scale
+        self.proxies = nn.Parameter(torch.randn(num_classes, sub_centers, embedding_dim))
+
+    def compute(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the mean over unit ``(B, D)`` embeddings."""
+        centers = F.normalize(self.proxies.to(x.dtype), dim=2)
+        cosine = (x @ centers.flatten(0, 1).T).unflatten(1, centers.shape[:2]).amax(dim=2)
+        target = self.with_margin(cosine.gather(1, y[:, None]))
+        return F.cross_entropy(self.scale * cosine.scatter(1, y[:, None], target), y)
+
+    def with_margin(self, cosine: Tensor) -> Tensor:
+        """Return what stands for the cosine to the true class."""
+        raise NotImplementedError
+
+
+class ArcFace(_MarginSoftmax):
     """ArcFace (Deng et al., CVPR 2019, eq. 3), with sub-centres (Deng et al., ECCV 2020, eq. 2).
 
     Where the angle plus the margin exceeds pi, the target logit is ``cos(t) - margin sin(margin)``
@@ -75,10 +132,7 @@ class ArcFace(FullPrecision):
         embedding_dim: ``D``.
         margin: added to the angle to the true class, radians.
         scale: of the logits.
-        sub_centers: ``K`` centres a class, of which the nearest counts.
-
-    Attributes:
-        proxies: parameter of shape ``(C, K, D)``, normalised to unit length at use.
+        sub_centers: ``K`` centres a class.
 
     Raises:
         MlbenchError: no centre.
@@ -93,23 +147,35 @@ class ArcFace(FullPrecision):
         scale: float = 64.0,
         sub_centers: int = 1,
     ) -> None:
-        super().__init__()
         if sub_centers < 1:
             raise MlbenchError("sub_center_arcface: sub_centers must be at least 1")
-        self.margin, self.scale = margin, scale
-        self.proxies = nn.Parameter(torch.randn(num_classes, sub_centers, embedding_dim))
+        super().__init__(num_classes, embedding_dim, margin, scale, sub_centers)
 
-    def compute(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the mean over unit ``(B, D)`` embeddings."""
-        centers = F.normalize(self.proxies.to(x.dtype), dim=2)
-        cosine = (x @ centers.flatten(0, 1).T).unflatten(1, centers.shape[:2]).amax(dim=2)
-        target = self._with_margin(cosine.gather(1, y[:, None]))
-        return F.cross_entropy(self.scale * cosine.scatter(1, y[:, None], target), y)
-
-    def _with_margin(self, cosine: Tensor) -> Tensor:
+    def with_margin(self, cosine: Tensor) -> Tensor:
+        """Return ``cos(t + margin)``."""
         beyond = cosine < -math.cos(self.margin)
         straight = cosine - self.margin * math.sin(self.margin)
         return torch.where(beyond, straight, cos_of_sum(cosine, self.margin))
+
+
+class CosFace(_MarginSoftmax):
+    """Large margin cosine loss (Wang et al., CVPR 2018, eq. 4).
+
+    Args:
+        num_classes: ``C``.
+        embedding_dim: ``D``.
+        margin: taken from the cosine to the true class.
+        scale: of the logits.
+    """
+
+    def __init__(
+        self, num_classes: int, embedding_dim: int, *, margin: float = 0.35, scale: float = 64.0
+    ) -> None:
+        super().__init__(num_classes, embedding_dim, margin, scale, sub_centers=1)
+
+    def with_margin(self, cosine: Tensor) -> Tensor:
+        """Return ``cos(t) - margin``."""
+        return cosine - self.margin
 
 
 class SphereFace(FullPrecision):

@@ -11,7 +11,7 @@ def histogram(x: Tensor, y: Tensor, *, bins: int) -> Tensor:
     """Probability that a negative pair is more similar than a positive one, from histograms.
 
     Soft histograms of ``bins + 1`` nodes over cosines -1 .. 1 (Ustinova and Lempitsky 2016,
-    eq. 1, 2 and 4).
+    section 3).
     """
     cosine = x @ x.T
     densities = [_density(cosine[mask], bins) for mask in pair_masks(y)]
@@ -31,7 +31,7 @@ def _density(values: Tensor, bins: int) -> Tensor:
 
 @batch_loss
 def smooth_ap(x: Tensor, y: Tensor, *, temperature: float) -> Tensor:
-    """1 - mean average precision with sigmoids for ranks (Brown et al. 2020, eq. 6-8).
+    """1 - mean average precision with sigmoids for ranks (Brown et al. 2020).
 
     Each image in turn is the query, which is itself left out of the ranking.
     """
