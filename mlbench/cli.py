@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlbench.config import Plan
     from mlbench.contract import CheckResult
     from mlbench.runner import Outcome
+    from mlbench.table import Sheet
 
 
 class _UserError(click.ClickException):
@@ -116,9 +117,10 @@ def run(
     except KeyboardInterrupt:
         click.echo("\nStopped; finished runs are kept. The same command continues.", err=True)
         sys.exit(130)
-    from mlbench.table import compare
+    from mlbench.comparison import compare
+    from mlbench.table import sheets
 
-    _print_tables(compare(outcome.record for outcome in outcomes))
+    _print_sheets(sheets(compare({outcome.path: outcome.record for outcome in outcomes})))
 
 
 def _run_plan(plan: Plan, out: Path, device: str) -> list[Outcome]:
@@ -158,16 +160,19 @@ def _line(outcome: Outcome) -> str:
     return f"{record.loss} seed {record.seed}{fold}: {result} ({suffix})"
 
 
-def _print_tables(comparisons: Iterable[Any]) -> None:
+def _print_sheets(given: Iterable[Sheet]) -> None:
+    """Print tables to standard output; one that is no terminal is taken to be wide."""
     from rich.console import Console
 
-    from mlbench.table import rich_table
+    from mlbench.table import print_sheet
 
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, 110)
-    for comparison in comparisons:
-        console.print(rich_table(comparison))
+        console.width = max(console.width, 120)
+    for number, each in enumerate(given):
+        if number:
+            console.print()
+        print_sheet(console, each)
 
 
 @main.command()
@@ -175,28 +180,61 @@ def _print_tables(comparisons: Iterable[Any]) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "markdown", "latex", "csv", "json"]),
+    type=click.Choice(["text", "markdown", "latex", "csv", "json", "html"]),
     default="text",
     show_default=True,
 )
-def table(folder: Path, form: str) -> None:
-    """Print the comparison table of every recipe and data set in FOLDER.
+@click.option("--reference", is_flag=True, help="Add the published results of each data set.")
+@click.option(
+    "--merge", "merged", is_flag=True, help="One table, with a note at rows not comparable."
+)
+def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
+    """Print one table for every comparison (recipe and data set) in FOLDER.
 
     Damaged records are named on standard error and left out.
     """
+    from mlbench.comparison import compare, merge
     from mlbench.store import read_results
-    from mlbench.table import FORMATS, compare
+    from mlbench.table import render, sheets
 
     results = read_results(folder)
     for problem in results.problems:
         click.echo(f"Warning: left out: {problem}", err=True)
     if not results.records:
         raise MlbenchError(f"no readable record in '{folder}'")
-    comparisons = compare(results.records.values())
+    comparisons = compare(results.records)
+    if merged:
+        comparisons = [merge(comparisons)]
     if form == "text":
-        _print_tables(comparisons)
+        _print_sheets(sheets(comparisons, reference=reference))
     else:
-        click.echo(FORMATS[form](comparisons), nl=False)
+        click.echo(render(comparisons, form, reference=reference), nl=False)
+
+
+@main.command()
+@click.argument("a")
+@click.argument("b")
+def diff(a: str, b: str) -> None:
+    """Print the fields in which two recipes differ: names, TOML files or records."""
+    from mlbench.comparison import differences
+
+    changed = differences(*(_fields_of(source) for source in (a, b)))
+    rows = [(key, str(old), str(new)) for key, (old, new) in changed.items()]
+    if rows:
+        _print_list(("field", a, b), rows, [])
+    else:
+        click.echo("no difference")
+
+
+def _fields_of(source: str) -> dict[str, Any]:
+    from mlbench.config import recipe_fields
+    from mlbench.store import load
+
+    if not source.endswith(".json"):
+        return recipe_fields(source)
+    record = load(Path(source))
+    params = {f"losses.{record.loss}.{name}": value for name, value in record.params.items()}
+    return {**record.recipe.flat(), **params}
 
 
 @main.command()

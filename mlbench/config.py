@@ -104,6 +104,21 @@ def load_recipe(name_or_path: str) -> Recipe:
     return build(Recipe, table, where)
 
 
+def recipe_fields(name_or_path: str) -> dict[str, Any]:
+    """Return all fields of a recipe, flat, and the parameters it gives to losses.
+
+    Raises:
+        MlbenchError: as ``load_recipe``.
+    """
+    table, _ = _recipe_table(name_or_path)
+    given = {
+        f"losses.{loss}.{parameter}": value
+        for loss, parameters in table.get("losses", {}).items()
+        for parameter, value in parameters.items()
+    }
+    return {**load_recipe(name_or_path).flat(), **given}
+
+
 def make_plan(request: Request) -> Plan:
     """Resolve a request: benchmark file, then options, then ``--set``, later ones winning.
 

@@ -252,9 +252,10 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A cell of the plan after its turn: its record, and whether it had been there before."""
+    """A cell of the plan after its turn: its record, its file, and whether it was there before."""
 
     record: RunRecord
+    path: Path
     reused: bool
 
 
@@ -276,8 +277,7 @@ def run_plan(plan: Plan, out: Path, device: torch.device, progress: Progress) ->
         lab.prepare()
     for spec, known in runs:
         if known is not None:
-            yield Outcome(known, reused=True)
+            yield Outcome(known, store.record_path(out, spec), reused=True)
             continue
         record, queries = run_one(spec, lab)
-        store.save(out, record, queries)
-        yield Outcome(record, reused=False)
+        yield Outcome(record, store.save(out, record, queries), reused=False)

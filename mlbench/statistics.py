@@ -117,10 +117,10 @@ def _p_value(variances: Sequence[tuple[float, int]], mean: float) -> float:
     return high
 
 
-def indistinguishable_from_best(
+def compare_all(
     scores: Mapping[str, Scores], alpha: float = 0.05
-) -> dict[str, Difference | None]:
-    """Tell which losses cannot be told apart from the one of the highest mean.
+) -> tuple[str, dict[str, Difference], set[str]]:
+    """Compare losses with the one of the highest mean, and tell which cannot be told apart from it.
 
     Every pair is compared and Holm's correction runs over all pairs, so that the error of the whole
     statement is at most ``alpha`` although the best is picked from the data.
@@ -130,24 +130,21 @@ def indistinguishable_from_best(
         alpha: chance of calling any two equal losses different.
 
     Returns:
-        the best (mapped to None) and every loss tied with it (mapped to best minus it).
+        the best; how far each other one is behind it; and all that tie with it, itself included.
     """
-    pairs = {
-        pair: paired_difference(scores[pair[0]], scores[pair[1]])
-        for pair in combinations(scores, 2)
-    }
-    different = holm({pair: difference.p for pair, difference in pairs.items()}, alpha)
     best = max(scores, key=lambda name: float(scores[name].mean()))
-    tied: dict[str, Difference | None] = {best: None}
-    for (a, b), difference in pairs.items():
-        if best in (a, b) and (a, b) not in different:
-            sign = 1 if best == a else -1
-            effect = None if difference.effect is None else sign * difference.effect
-            other = b if best == a else a
-            tied[other] = Difference(
-                sign * difference.mean, difference.half_width, difference.p, effect
-            )
-    return tied
+    behind = {
+        name: paired_difference(scores[best], scores[name]) for name in scores if name != best
+    }
+    p_values = {
+        (a, b): behind[b if a == best else a].p
+        if best in (a, b)
+        else paired_difference(scores[a], scores[b]).p
+        for a, b in combinations(scores, 2)
+    }
+    different = holm(p_values, alpha)
+    tied = {name for name in scores if {(best, name), (name, best)}.isdisjoint(different)}
+    return best, behind, tied
 
 
 def holm(p_values: Mapping[K, float], alpha: float = 0.05) -> set[K]:

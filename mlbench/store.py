@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file
@@ -17,6 +16,9 @@ from mlbench.record import RunRecord
 from mlbench.spec import RunSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from mlbench.metrics import QueryResults
 
 
@@ -67,14 +69,45 @@ def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
     The hits, one bit per query and k, and AP@R (float32) go to ``.npz``, before the record, so
     that a record never lacks them.
     """
+    import numpy as np
+
     path = record_path(out, record.spec)
     if queries is not None:
         hits = np.packbits(queries.hits, axis=0)
         with atomic_file(path.with_suffix(".npz")) as file:
-            np.savez_compressed(file, hits=hits, ap_at_r=queries.ap_at_r.astype(np.float32))
+            ap_at_r = queries.ap_at_r.astype(np.float32)
+            np.savez_compressed(file, ks=queries.ks, hits=hits, ap_at_r=ap_at_r)
     with atomic_file(path) as file:
         file.write(record.to_json().encode())
     return path
+
+
+def query_scores(path: Path, metric: str) -> npt.NDArray[np.float64] | None:
+    """Return the per-query scores behind a record's metric: ``(Q,)`` hits (0 or 1) or AP@R.
+
+    Args:
+        path: of the record.
+        metric: such as ``R@1`` or ``MAP@R``.
+
+    Returns:
+        None if the metric has none, or they do not lie beside the record.
+    """
+    import numpy as np
+
+    beside = path.with_suffix(".npz")
+    if not beside.is_file():
+        return None
+    try:
+        with np.load(beside, allow_pickle=False) as arrays:
+            if metric == "MAP@R":
+                return arrays["ap_at_r"].astype(np.float64)
+            ks = [f"R@{k}" for k in arrays["ks"]]
+            if metric not in ks:
+                return None
+            hits = np.unpackbits(arrays["hits"], axis=0, count=len(arrays["ap_at_r"]))
+            return hits[:, ks.index(metric)].astype(np.float64)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
 
 
 def load_results(path: str | os.PathLike[str]) -> list[RunRecord]:

@@ -1,166 +1,90 @@
-"""Comparison tables: records in, text, Markdown, LaTeX, CSV or JSON out."""
+"""Comparison tables as text, Markdown, LaTeX, CSV, JSON or HTML."""
 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from mlbench.baselines import BASELINES
-from mlbench.errors import MlbenchError
-from mlbench.record import RunRecord
-from mlbench.registry import LOSSES
-from mlbench.spec import LossSpec
-from mlbench.statistics import Estimate, estimate
+from mlbench.comparison import Comparison, Row
+from mlbench.reference import LOSS_OF, PublishedRow, published
+from mlbench.statistics import Difference, Estimate
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console
 
-_COUNTS = ("n_query", "n_gallery", "n_lone")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: a loss with one set of parameters, on one kind of hardware.
-
-    Attributes:
-        label: the loss, with the parameters that differ from its defaults.
-        baseline: whether nothing was trained.
-        estimates: by metric, as fractions; empty if every run diverged.
-        runs: finished runs behind the estimates.
-        diverged: runs whose loss became NaN or infinite.
-    """
-
-    label: str
-    baseline: bool
-    estimates: dict[str, Estimate]
-    runs: int
-    diverged: int
+_BEHIND = "behind in R@1"
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Rows that may be compared: one recipe, data set, protocol and set of initial weights.
+class Line:
+    """A line of a printed table: cells as plain text, and which of them are bold."""
+
+    cells: tuple[str, ...]
+    bold: tuple[bool, ...]
+    ends_section: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A printed table: what every format but CSV and JSON shows.
 
     Attributes:
-        title: data set, embedding length, backbone.
-        metrics: in the order of the columns.
-        rows: baselines first, then losses in alphabetical order.
-        stamp: what a reader must know to judge the figures, a line each.
+        title: of the table.
+        header: of its columns, the first one the loss.
+        lines: of its body.
+        notes: footnotes, then the stamp.
     """
 
     title: str
-    recipe_id: str
-    metrics: tuple[str, ...]
-    rows: tuple[Row, ...]
-    stamp: tuple[str, ...]
-
-    def best(self, metric: str) -> Row | None:
-        """Return the trained row of the highest mean."""
-        trained = [row for row in self.rows if metric in row.estimates and not row.baseline]
-        return max(trained, key=lambda row: row.estimates[metric].mean, default=None)
+    header: tuple[str, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
 
 
-def compare(records: Iterable[RunRecord]) -> list[Comparison]:
-    """Sort records into comparisons; those of different recipes or data never share a table."""
-    groups: dict[tuple[str, str, int, str], list[RunRecord]] = {}
-    for r in records:
-        key = (r.recipe_id, r.dataset.fingerprint, r.protocol_version, r.weights_id)
-        groups.setdefault(key, []).append(r)
-    return [_comparison(group) for _, group in sorted(groups.items())]
-
-
-def _comparison(records: list[RunRecord]) -> Comparison:
-    first = records[0]
-    places = {_place(r) for r in records}
-    rows: dict[tuple[str, str], list[RunRecord]] = {}
-    for record in records:
-        place = f" [{_place(record)}]" if len(places) > 1 else ""
-        rows.setdefault((_label(record) + place, record.loss), []).append(record)
-    order = {name: number for number, name in enumerate(BASELINES)}
-    ranked = sorted(rows.items(), key=lambda item: (order.get(item[0][1], len(order)), item[0]))
-    recipe = first.recipe
-    return Comparison(
-        title=f"{first.dataset.name}, {recipe.backbone.name}, {recipe.head.dim} dimensions",
-        recipe_id=first.recipe_id,
-        metrics=_metrics(records),
-        rows=tuple(_row(label, loss, group) for (label, loss), group in ranked),
-        stamp=_stamp(records),
+def sheet(comparison: Comparison) -> Sheet:
+    """Lay out a comparison: percent, bold where a row cannot be told apart from the best."""
+    shown = [metric for metric in comparison.metrics if metric != "R-Precision"]
+    footnotes = list(dict.fromkeys(note for row in comparison.rows for note in row.notes))
+    lines = []
+    for number, row in enumerate(comparison.rows):
+        following = comparison.rows[number + 1 : number + 2]
+        ends = row.baseline and any(not each.baseline for each in following)
+        lines.append(_line(row, shown, footnotes, ends))
+    several = any(row.runs > 1 for row in comparison.rows)
+    return Sheet(
+        title=comparison.title,
+        header=("loss", *shown, _BEHIND, "n"),
+        lines=tuple(lines),
+        notes=(
+            *(f"[{number}] {note}" for number, note in enumerate(footnotes, 1)),
+            *(f"differs from the first: {text}" for text in comparison.differences),
+            "percent; bold: not told apart from the best trained loss (paired over "
+            f"{'seeds and ' if several else ''}queries, Holm over all pairs, 5 %)"
+            + ("" if several else "; one seed: the noise between seeds is unknown"),
+            *comparison.stamp,
+        ),
     )
 
 
-def _row(label: str, loss: str, records: list[RunRecord]) -> Row:
-    finished = [r for r in records if r.status == "ok"]
-    names = [name for name in (finished[0].metrics if finished else ()) if name not in _COUNTS]
-    return Row(
-        label=label,
-        baseline=loss in BASELINES,
-        estimates={name: estimate([r.metrics[name] for r in finished]) for name in names},
-        runs=len(finished),
-        diverged=len(records) - len(finished),
+def _line(row: Row, shown: Sequence[str], footnotes: Sequence[str], ends: bool) -> Line:
+    marks = "".join(f" [{footnotes.index(note) + 1}]" for note in row.notes)
+    diverged = f" ({row.diverged} diverged)" if row.diverged else ""
+    figures = [_estimate(row.estimates.get(metric)) for metric in shown]
+    return Line(
+        cells=(row.label + marks, *figures, _behind(row), f"{row.runs}{diverged}"),
+        bold=(False, *(metric in row.tied for metric in shown), False, False),
+        ends_section=ends,
     )
 
 
-def _label(record: RunRecord) -> str:
-    if record.loss in BASELINES:
-        return record.loss
-    spec = LossSpec(record.loss, tuple(sorted(record.params.items())))
-    try:
-        return spec.label(LOSSES.get(record.loss).defaults)
-    except MlbenchError:  # a plugin's record, read where the plugin is not installed
-        return spec.label({})
-
-
-def _place(record: RunRecord) -> str:
-    return f"{record.provenance.device}: {record.provenance.hardware}"
-
-
-def _metrics(records: list[RunRecord]) -> tuple[str, ...]:
-    """Return all metrics, recalls first in the order of k."""
-    names = {name for r in records for name in r.metrics if name not in _COUNTS}
-    recalls = sorted((n for n in names if n.startswith("R@")), key=lambda n: int(n[2:]))
-    others = [n for n in ("NMI", "MAP@R", "R-Precision") if n in names]
-    return (*recalls, *others, *sorted(names - {*recalls, *others}))
-
-
-def _stamp(records: list[RunRecord]) -> tuple[str, ...]:
-    first, facts = records[0], records[0].dataset
-    recipe, versions = first.recipe, first.provenance
-    seeds = sorted({r.seed for r in records})
-    images = sorted({r.cost.images_seen for r in records if r.cost.images_seen})
-    sources = sorted({r.provenance.source for r in records})
-    packages = ", ".join(f"{k} {v}" for k, v in versions.packages.items())
-    return (
-        f"recipe {first.recipe_id}: {recipe.schedule.epochs} epochs, batch {recipe.batch.size}, "
-        f"{recipe.input.size} px, trunk {recipe.backbone.trunk}, weights {first.weights_id}, "
-        f"selection: {recipe.selection.rule}",
-        f"data {facts.name} {facts.fingerprint[:12]}: {_training_counts(records)}; "
-        f"test {facts.test_images} images of {facts.test_classes} classes "
-        f"({first.metrics.get('n_lone', 0)} lone queries)",
-        f"seeds {_span(seeds)}; images seen per run: {', '.join(map(str, images)) or 'none'}; "
-        "intervals: 95 % t over runs",
-        f"hardware {'; '.join(sorted({_place(r) for r in records}))}",
-        f"mlbench {versions.mlbench} source {', '.join(sources)}; {packages}",
-    )
-
-
-def _training_counts(records: list[RunRecord]) -> str:
-    trained = [r.dataset for r in records if r.loss not in BASELINES] or [records[0].dataset]
-    images = sorted({facts.train_images for facts in trained})
-    classes = sorted({facts.train_classes for facts in trained})
-    return f"train {_span(images)} images of {_span(classes)} classes"
-
-
-def _span(numbers: Sequence[int]) -> str:
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
-
-
-def _text_of(value: Estimate | None) -> str:
+def _estimate(value: Estimate | None) -> str:
     """Return a fraction as percent, with its interval if it has one."""
     if value is None:
         return "-"
@@ -168,114 +92,195 @@ def _text_of(value: Estimate | None) -> str:
     return f"{100 * value.mean:.1f}{interval}"
 
 
-def _cells(
-    comparison: Comparison, bold: Callable[[str], str], escape: Callable[[str], str]
-) -> list[list[str]]:
-    """Return the body of the table as texts; R-Precision is left to CSV and JSON."""
-    best = {metric: comparison.best(metric) for metric in comparison.metrics}
-    body = []
-    for row in comparison.rows:
-        cells = [escape(row.label)]
-        for metric in _shown(comparison):
-            text = escape(_text_of(row.estimates.get(metric)))
-            cells.append(bold(text) if row is best[metric] else text)
-        diverged = f" ({row.diverged} diverged)" if row.diverged else ""
-        body.append([*cells, f"{row.runs}{diverged}"])
-    return body
+def _behind(row: Row) -> str:
+    if "R@1" not in row.behind:
+        return "-"
+    difference = row.behind["R@1"]
+    if difference is None:
+        return "best"
+    return f"{100 * difference.mean:.1f} ± {100 * difference.half_width:.1f}"
 
 
-def _shown(comparison: Comparison) -> list[str]:
-    return [metric for metric in comparison.metrics if metric != "R-Precision"]
+def reference_sheet(comparison: Comparison) -> Sheet | None:
+    """Lay out the published rows of a comparison's data set, with ours at the same length beside.
+
+    Returns:
+        None if nothing published is known for the data set.
+    """
+    rows = published(comparison.dataset)
+    if not rows:
+        return None
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row.values))
+    lines = []
+    for number, row in enumerate(rows):
+        ends = any(row.dim != each.dim for each in rows[number + 1 : number + 2])
+        cells = (
+            row.method,
+            str(row.dim),
+            row.backbone,
+            *(_published(row, metric) for metric in metrics),
+            _ours_minus(row, comparison),
+        )
+        lines.append(Line(cells, (False,) * len(cells), ends))
+    return Sheet(
+        title=f"published for {comparison.dataset}",
+        header=("method", "dim", "backbone", *metrics, "R@1: ours - published"),
+        lines=tuple(lines),
+        notes=(
+            "† quoted by another public table that was read; ? recalled, not yet checked; "
+            "no mark: read first-hand",
+            f"ours: {comparison.recipe.backbone.name}, recipe {comparison.recipe_id}, last epoch; "
+            "theirs: their own backbone and recipe, some with the epoch chosen on test classes. "
+            "A difference is of recipe and loss together",
+            *dict.fromkeys(f"{row.method} ({row.dim}): {row.source}" for row in rows),
+        ),
+    )
 
 
-def _header(comparison: Comparison) -> list[str]:
-    return ["loss", *_shown(comparison), "n"]
+def _published(row: PublishedRow, metric: str) -> str:
+    return f"{row.values[metric]:.1f}{row.marks[metric]}" if metric in row.values else "-"
 
 
-def rich_table(comparison: Comparison) -> RenderableType:
-    """Return the table for a terminal, percent, best trained row of each column in bold."""
-    from rich.console import Group
-    from rich.markup import escape
+def _ours_minus(row: PublishedRow, comparison: Comparison) -> str:
+    if row.dim != comparison.dim:
+        return "-"
+    ours = [r for r in comparison.rows if r.loss == LOSS_OF.get(row.method) and r.estimates]
+    return (
+        ", ".join(f"{100 * r.estimates['R@1'].mean - row.values['R@1']:+.1f}" for r in ours) or "-"
+    )
+
+
+def print_sheet(console: Console, given: Sheet) -> None:
+    """Print a table to a terminal; names are printed as they are, not as markup."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(comparison.title), title_justify="left")
-    for name in _header(comparison):
-        table.add_column(
-            name, justify="left" if name == "loss" else "right", no_wrap=name != "loss"
-        )
-    for number, cells in enumerate(_cells(comparison, lambda t: f"[bold]{t}[/bold]", escape)):
-        following = comparison.rows[number + 1 : number + 2]
-        last_baseline = comparison.rows[number].baseline and not all(r.baseline for r in following)
-        table.add_row(*cells, end_section=last_baseline)
-    return Group(table, *(Text(line, style="dim") for line in comparison.stamp))
+    table = Table(title=Text(_printable(given.title)), title_justify="left")
+    for number, name in enumerate(given.header):
+        justify = "left" if number == 0 else "right"
+        table.add_column(Text(name), justify=justify, overflow="fold")
+    for line in given.lines:
+        cells = [
+            Text(_printable(cell), style="bold" if bold else "")
+            for cell, bold in zip(line.cells, line.bold, strict=True)
+        ]
+        table.add_row(*cells, end_section=line.ends_section)
+    console.print(table)
+    for note in given.notes:
+        console.print(Text(_printable(note), style="dim"))
 
 
-def to_text(comparisons: Sequence[Comparison], width: int = 110) -> str:
-    """Return the tables as plain text, as for a terminal ``width`` characters wide."""
+def _printable(text: str) -> str:
+    """Drop control characters, which could steer the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def to_text(sheets: Sequence[Sheet], width: int = 120) -> str:
+    """Return tables as plain text; what a terminal shows in bold carries a star."""
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=width, no_color=True)
-    for comparison in comparisons:
-        console.print(rich_table(comparison), end="\n\n")
+    for each in sheets:
+        starred = tuple(
+            Line(
+                tuple(f"{c}*" if b else c for c, b in zip(line.cells, line.bold, strict=True)),
+                line.bold,
+                line.ends_section,
+            )
+            for line in each.lines
+        )
+        print_sheet(console, Sheet(each.title, each.header, starred, ("*: bold", *each.notes)))
+        console.print()
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def to_markdown(comparisons: Sequence[Comparison]) -> str:
-    """Return the tables as GitHub Markdown."""
+def to_markdown(sheets: Sequence[Sheet]) -> str:
+    """Return tables as GitHub Markdown."""
     parts = []
-    for comparison in comparisons:
-        body = _cells(comparison, lambda text: f"**{text}**", _escape_markdown)
-        align = ["left", *["right"] * (len(_header(comparison)) - 1)]
-        grid = tabulate(body, _header(comparison), "github", colalign=align, disable_numparse=True)
-        stamp = "\n".join(f"- {_escape_markdown(line)}" for line in comparison.stamp)
-        parts.append(f"### {_escape_markdown(comparison.title)}\n\n{grid}\n\n{stamp}\n")
+    for each in sheets:
+        body = _styled(each, _escape_markdown, lambda text: f"**{text}**")
+        align = ["left", *["right"] * (len(each.header) - 1)]
+        grid = tabulate(body, each.header, "github", colalign=align, disable_numparse=True)
+        notes = "\n".join(f"- {_escape_markdown(note)}" for note in each.notes)
+        parts.append(f"### {_escape_markdown(each.title)}\n\n{grid}\n\n{notes}\n")
     return "\n".join(parts)
 
 
-def to_latex(comparisons: Sequence[Comparison]) -> str:
-    """Return the tables as LaTeX for the booktabs package."""
+def to_latex(sheets: Sequence[Sheet]) -> str:
+    """Return tables as LaTeX for the booktabs package; the notes are comments."""
     parts = []
-    for comparison in comparisons:
-        body = _cells(comparison, lambda text: f"\\textbf{{{text}}}", _escape_latex)
-        lines = [" & ".join(cells) + r" \\" for cells in body]
-        columns = "l" + "r" * (len(_header(comparison)) - 1)
-        header = " & ".join(map(_escape_latex, _header(comparison)))
+    for each in sheets:
+        body = _styled(each, _escape_latex, lambda text: f"\\textbf{{{text}}}")
+        rows = []
+        for line, cells in zip(each.lines, body, strict=True):
+            rows += [" & ".join(cells) + r" \\", *([r"\midrule"] if line.ends_section else [])]
+        lines = [
+            *("% " + " ".join(text.split()) for text in (each.title, *each.notes)),
+            rf"\begin{{tabular}}{{l{'r' * (len(each.header) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_escape_latex, each.header)) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def to_html(sheets: Sequence[Sheet]) -> str:
+    """Return tables as an HTML fragment without styles or resources."""
+    parts = []
+    for each in sheets:
+        header = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in each.header)
+        body = _styled(each, html.escape, lambda text: f"<strong>{text}</strong>")
+        rows = "\n".join(
+            "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in body
+        )
+        notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in each.notes)
         parts.append(
-            "\n".join(
-                [
-                    f"% {comparison.title}".replace("\n", " "),
-                    *(f"% {line}".replace("\n", " ") for line in comparison.stamp),
-                    rf"\begin{{tabular}}{{{columns}}}",
-                    r"\toprule",
-                    rf"{header} \\",
-                    r"\midrule",
-                    *lines,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    "",
-                ]
-            )
+            f"<table>\n<caption>{html.escape(each.title)}</caption>\n<thead><tr>{header}</tr>"
+            f"</thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n<ul>\n{notes}\n</ul>\n"
         )
     return "\n".join(parts)
+
+
+def _styled(
+    given: Sheet, escape: Callable[[str], str], bold: Callable[[str], str]
+) -> list[list[str]]:
+    return [
+        [
+            bold(escape(cell)) if is_bold else escape(cell)
+            for cell, is_bold in zip(line.cells, line.bold, strict=True)
+        ]
+        for line in given.lines
+    ]
 
 
 def to_csv(comparisons: Sequence[Comparison]) -> str:
     """Return one line per row of every comparison: fractions, unrounded."""
     metrics = list(dict.fromkeys(m for c in comparisons for m in c.metrics))
+    facts = ["title", "recipe_id", "loss", "baseline", "n", "diverged"]
+    numbers = [name for m in metrics for name in (m, f"{m} half_width", f"{m} tied")]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    header = [name for m in metrics for name in (m, f"{m} half_width")]
-    writer.writerow(["title", "recipe_id", "loss", "baseline", "n", "diverged", *header, "stamp"])
+    writer.writerow([*facts, *numbers, "notes", "stamp"])
     for c in comparisons:
         for row in c.rows:
-            values = [row.estimates.get(m) for m in metrics]
-            numbers = [x for v in values for x in ((v.mean, v.half_width) if v else (None, None))]
-            facts = [_escape_csv(c.title), c.recipe_id, _escape_csv(row.label), row.baseline]
-            stamp = _escape_csv(" | ".join(c.stamp))
-            writer.writerow([*facts, row.runs, row.diverged, *numbers, stamp])
+            values = [_csv_values(row, metric) for metric in metrics]
+            texts = [" | ".join(row.notes), " | ".join(c.stamp)]
+            cells = [c.title, c.recipe_id, row.label, row.baseline, row.runs, row.diverged]
+            cells += [value for triple in values for value in triple] + texts
+            writer.writerow([_escape_csv(v) if isinstance(v, str) else v for v in cells])
     return buffer.getvalue()
+
+
+def _csv_values(row: Row, metric: str) -> tuple[float | None, float | None, bool | None]:
+    value = row.estimates.get(metric)
+    if value is None:
+        return None, None, None
+    return value.mean, value.half_width, metric in row.tied
 
 
 def to_json(comparisons: Sequence[Comparison]) -> str:
@@ -287,21 +292,32 @@ def _plain(comparison: Comparison) -> dict[str, object]:
     return {
         "title": comparison.title,
         "recipe_id": comparison.recipe_id,
-        "rows": [
-            {
-                "loss": row.label,
-                "baseline": row.baseline,
-                "n": row.runs,
-                "diverged": row.diverged,
-                "metrics": {
-                    name: {"mean": e.mean, "half_width": e.half_width}
-                    for name, e in row.estimates.items()
-                },
-            }
-            for row in comparison.rows
-        ],
+        "differences": list(comparison.differences),
+        "rows": [_plain_row(row) for row in comparison.rows],
         "stamp": list(comparison.stamp),
     }
+
+
+def _plain_row(row: Row) -> dict[str, object]:
+    return {
+        "loss": row.label,
+        "baseline": row.baseline,
+        "n": row.runs,
+        "diverged": row.diverged,
+        "notes": list(row.notes),
+        "metrics": {
+            name: {"mean": e.mean, "half_width": e.half_width, "tied": name in row.tied}
+            | _plain_difference(row.behind.get(name))
+            for name, e in row.estimates.items()
+        },
+    }
+
+
+def _plain_difference(behind: Difference | None) -> dict[str, object]:
+    if behind is None:
+        return {}
+    names = ("mean", "half_width", "p", "effect")
+    return {"behind_best": {name: getattr(behind, name) for name in names}}
 
 
 def _escape_markdown(text: str) -> str:
@@ -313,7 +329,8 @@ def _escape_markdown(text: str) -> str:
 def _escape_latex(text: str) -> str:
     special = {c: f"\\{c}" for c in "&%$#_{}"}
     special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"±": r"$\pm$", "\n": " ", "<": r"\textless{}", ">": r"\textgreater{}"}
+    special |= {"±": r"$\pm$", "†": r"$\dagger$", "\n": " "}
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}"}
     return "".join(special.get(character, character) for character in text)
 
 
@@ -322,10 +339,36 @@ def _escape_csv(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
+SHEET_FORMATS: dict[str, Callable[[Sequence[Sheet]], str]] = {
     "text": to_text,
     "markdown": to_markdown,
     "latex": to_latex,
-    "csv": to_csv,
-    "json": to_json,
+    "html": to_html,
 }
+"""Formats for people."""
+
+DATA_FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {"csv": to_csv, "json": to_json}
+"""Formats for programs."""
+
+
+def render(comparisons: Sequence[Comparison], form: str, *, reference: bool = False) -> str:
+    """Return the tables in one of ``SHEET_FORMATS`` or ``DATA_FORMATS``.
+
+    Args:
+        comparisons: to be shown.
+        form: name of the format.
+        reference: add the published rows of each data set (not in CSV and JSON).
+    """
+    if form in DATA_FORMATS:
+        return DATA_FORMATS[form](comparisons)
+    return SHEET_FORMATS[form](sheets(comparisons, reference=reference))
+
+
+def sheets(comparisons: Sequence[Comparison], *, reference: bool = False) -> list[Sheet]:
+    """Lay out comparisons, each followed by the published rows of its data set if asked for."""
+    laid_out: list[Sheet] = []
+    for comparison in comparisons:
+        laid_out.append(sheet(comparison))
+        beside = reference_sheet(comparison) if reference else None
+        laid_out += [beside] if beside else []
+    return laid_out

@@ -5,6 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+# Tests are small: on a busy machine, threads that wait for each other cost ten times the work.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -111,16 +111,24 @@ def test_scale_of_rows_does_not_matter():
     np.testing.assert_array_equal(nearest(rows * scales, rows, 7), nearest(rows, rows, 7))
 
 
-def test_low_matmul_precision_setting_is_overridden_and_restored():
-    rows = torch.randn(6000, 32, generator=torch.Generator().manual_seed(5))
-    expected = nearest(rows[:200], rows, 300)
+def test_low_matmul_precision_setting_is_overridden_and_restored(monkeypatch):
+    """Checked at the product itself: few CPUs show a difference in its result."""
+    seen = []
+    product = torch.mm
+
+    def record(*args, **options):
+        seen.append(torch.get_float32_matmul_precision())
+        return product(*args, **options)
+
+    monkeypatch.setattr(torch, "mm", record)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        np.testing.assert_array_equal(nearest(rows[:200], rows, 300), expected)
+        nearest(torch.eye(200), torch.eye(200), 4)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+    assert set(seen) == {"highest"}
 
 
 def test_rows_that_require_grad_are_accepted():

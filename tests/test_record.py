@@ -1,7 +1,5 @@
-"""Records, their store, and the tables made of them."""
+"""Records and their store."""
 
-import csv
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mlbench.metrics import evaluate_queries
 
 import mlbench
 from mlbench import store
 from mlbench.config import Request, make_plan
 from mlbench.errors import MlbenchError
+from mlbench.metrics import evaluate_queries
 from mlbench.provenance import Provenance
 from mlbench.record import Cost, DatasetFacts, EpochRow, RunRecord
-from mlbench.spec import LossSpec, Recipe, RunSpec
-from mlbench.table import FORMATS, compare
+from mlbench.spec import RunSpec
 
 PLAN = make_plan(Request(losses=("softtriple", "npairs"), seeds=3))
+
+
+RUNS = PLAN.runs()
 
 
 def record(spec: RunSpec, recall: float = 0.5, **changes: Any) -> RunRecord:
@@ -45,9 +45,6 @@ def record(spec: RunSpec, recall: float = 0.5, **changes: Any) -> RunRecord:
         provenance=Provenance("0", "s", "", False, "3", {"torch": "2"}, "cpu", "chip", "", 2, "L"),
     )
     return replace(made, **changes)
-
-
-RUNS = PLAN.runs()
 
 
 def test_a_record_survives_its_json() -> None:
@@ -121,88 +118,3 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MlbenchError, match="cannot write"):
         store.save(tmp_path / "file", record(RUNS[0]), None)
-
-
-def records() -> list[RunRecord]:
-    recalls = {"softtriple": (0.60, 0.62, 0.64), "npairs": (0.5, 0.5, 0.5)}
-    made = [record(r, recalls[r.loss.name][r.seed]) for r in RUNS]
-    baseline = RunSpec(PLAN.recipe, LossSpec("untrained"), 0)
-    return [*made, record(baseline, 0.7, curve=(), loss_report={})]
-
-
-def test_a_table_has_baselines_first_and_the_best_trained_loss_in_bold() -> None:
-    (comparison,) = compare(records())
-    assert [row.label for row in comparison.rows] == ["untrained", "npairs", "softtriple"]
-    assert comparison.metrics == ("R@1", "R@2", "R@10", "NMI", "MAP@R", "R-Precision")
-    best = comparison.best("R@1")
-    assert best is not None
-    assert best.label == "softtriple"
-    estimate = best.estimates["R@1"]
-    assert estimate.mean == pytest.approx(0.62)
-    # 4.30265 is Student's t for 2 degrees of freedom at 97.5 %; the standard deviation is 0.02.
-    assert estimate.half_width == pytest.approx(4.30265 * 0.02 / 3**0.5, rel=1e-5)
-
-
-def test_recipes_never_share_a_table() -> None:
-    other = make_plan(Request(losses=("npairs",), settings=(("schedule.epochs", 9),)))
-    assert len(compare([*records(), record(other.runs()[0])])) == 2
-    moved = replace(records()[0].dataset, fingerprint="0" * 64)
-    assert len(compare([*records(), record(RUNS[0], dataset=moved)])) == 2
-
-
-def test_hardware_is_kept_apart_in_rows() -> None:
-    gpu = replace(records()[0].provenance, device="cuda", hardware="H100")
-    (comparison,) = compare([*records(), record(RUNS[0], provenance=gpu)])
-    labels = [row.label for row in comparison.rows]
-    assert "softtriple [cuda: H100]" in labels
-    assert "softtriple [cpu: chip]" in labels
-
-
-def test_changed_parameters_are_in_the_label() -> None:
-    plan = make_plan(Request(losses=("softtriple",), settings=(("softtriple.tau", 0.0),)))
-    (comparison,) = compare([record(plan.runs()[0])])
-    assert comparison.rows[0].label == "softtriple (tau=0.0)"
-
-
-def test_diverged_runs_are_counted_not_averaged() -> None:
-    bad = record(RUNS[2], status="diverged", metrics={})
-    (comparison,) = compare([*records()[:2], bad])
-    row = comparison.rows[0]
-    assert (row.runs, row.diverged) == (2, 1)
-    assert row.estimates["R@1"].mean == pytest.approx(0.61)
-    assert "(1 diverged)" in FORMATS["text"]([comparison])
-    (alone,) = compare([bad])
-    assert alone.rows[0].estimates == {}
-    assert all(FORMATS[name]([alone]) for name in FORMATS)
-
-
-def test_formats_say_the_same() -> None:
-    comparisons = compare(records())
-    for name in ("text", "markdown", "latex"):
-        text = FORMATS[name](comparisons)
-        assert "62.0" in text, name
-        assert "5.0" in text, name
-        assert "recipe" in text, name
-    assert "**62.0 ± 5.0**" in FORMATS["markdown"](comparisons)
-    latex = FORMATS["latex"](comparisons)
-    assert r"\textbf{62.0 $\pm$ 5.0}" in latex
-    assert r"\toprule" in latex
-    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](comparisons))))
-    assert float(rows[2]["R@1"]) == pytest.approx(0.62)
-    (plain,) = json.loads(FORMATS["json"](comparisons))
-    assert plain["rows"][2]["metrics"]["R@1"]["mean"] == pytest.approx(0.62)
-    assert plain["stamp"]
-
-
-def test_names_cannot_inject_markup() -> None:
-    facts = replace(records()[0].dataset, name="=1+1_\\input{x}|[red]")
-    comparisons = compare([record(RUNS[0], dataset=facts)])
-    assert r"\|" in FORMATS["markdown"](comparisons)
-    assert FORMATS["csv"](comparisons).splitlines()[1].startswith("\"'=1+1")
-    body = FORMATS["latex"](comparisons)
-    assert all(line.startswith("%") for line in body.splitlines() if "input{x}" in line)
-    assert "[red]" in FORMATS["text"](comparisons)
-
-
-def test_recipe_is_a_recipe() -> None:
-    assert isinstance(record(RUNS[0]).recipe, Recipe)

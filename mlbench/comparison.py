@@ -1,0 +1,302 @@
+"""From records to comparisons: which figures may stand in one table, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlbench.baselines import BASELINES
+from mlbench.errors import MlbenchError
+from mlbench.record import RunRecord
+from mlbench.registry import LOSSES
+from mlbench.spec import LossSpec, Recipe
+from mlbench.statistics import Difference, Estimate, compare_all, estimate
+from mlbench.store import query_scores
+
+if TYPE_CHECKING:
+    from mlbench.statistics import Scores
+
+_COUNTS = ("n_query", "n_gallery", "n_lone")
+
+Cell = tuple[int, int | None]
+"""Seed and fold of a run."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a loss with one set of parameters, on one kind of hardware.
+
+    Attributes:
+        label: the loss, with the parameters that differ from its defaults.
+        loss: its name.
+        baseline: whether nothing was trained.
+        estimates: by metric, as fractions; empty if every run diverged.
+        runs: finished runs behind the estimates.
+        diverged: runs whose loss became NaN or infinite.
+        behind: by metric, the best trained row's mean minus this one's; None for the best, absent
+            for baselines and where too few runs are shared.
+        tied: metrics in which it cannot be told apart from the best trained row.
+        notes: why it is not comparable with the others, if it is not.
+    """
+
+    label: str
+    loss: str
+    baseline: bool
+    estimates: dict[str, Estimate]
+    runs: int
+    diverged: int
+    behind: dict[str, Difference | None]
+    tied: frozenset[str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows that may be compared: one recipe, data set, protocol and set of initial weights.
+
+    Attributes:
+        title: data set, backbone, embedding length.
+        recipe_id: of all rows.
+        dataset: name.
+        dim: embedding length.
+        recipe: of all rows.
+        metrics: in the order of the columns.
+        rows: baselines first, then losses in alphabetical order.
+        stamp: what a reader must know to judge the figures, a line each.
+        differences: fields in which it differs from the first comparison of the folder.
+    """
+
+    title: str
+    recipe_id: str
+    dataset: str
+    dim: int
+    recipe: Recipe
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    stamp: tuple[str, ...]
+    differences: tuple[str, ...] = ()
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the fields in which two flat mappings differ, with both values (None if absent)."""
+    keys = dict.fromkeys([*a, *b])
+    return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
+
+
+def compare(records: Mapping[Path, RunRecord]) -> list[Comparison]:
+    """Sort records into comparisons; those of different recipes or data never share a table.
+
+    Args:
+        records: by the path of their file, beside which the per-query results lie.
+    """
+    groups: dict[tuple[str, str, int, str], dict[Path, RunRecord]] = {}
+    for path, r in records.items():
+        key = (r.recipe_id, r.dataset.fingerprint, r.protocol_version, r.weights_id)
+        groups.setdefault(key, {})[path] = r
+    ordered = [group for _, group in sorted(groups.items())]
+    first = _identity(ordered[0]) if ordered else {}
+    return [
+        replace(_comparison(group), differences=_sentences(first, _identity(group)))
+        for group in ordered
+    ]
+
+
+def merge(comparisons: Sequence[Comparison]) -> Comparison:
+    """Put all rows into one comparison; those of other recipes than the first's carry a note."""
+    first = comparisons[0]
+    rows = list(first.rows)
+    for other in comparisons[1:]:
+        note = f"not comparable: {'; '.join(other.differences)}"
+        rows += [replace(row, tied=frozenset(), behind={}, notes=(note,)) for row in other.rows]
+    stamp = [line for comparison in comparisons for line in comparison.stamp]
+    metrics = [metric for comparison in comparisons for metric in comparison.metrics]
+    return replace(
+        first,
+        title=f"{first.title}, merged with {len(comparisons) - 1} other comparison(s)",
+        rows=tuple(rows),
+        stamp=tuple(dict.fromkeys(stamp)),
+        metrics=tuple(dict.fromkeys(metrics)),
+    )
+
+
+def _identity(group: Mapping[Path, RunRecord]) -> dict[str, Any]:
+    """Return what makes a group's figures comparable, flat."""
+    record = next(iter(group.values()))
+    return {
+        **record.recipe.flat(),
+        "dataset fingerprint": record.dataset.fingerprint[:12],
+        "protocol version": record.protocol_version,
+        "weights": record.weights_id,
+    }
+
+
+def _sentences(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
+    changed = differences(first, other)
+    return tuple(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
+
+
+def _comparison(records: Mapping[Path, RunRecord]) -> Comparison:
+    values = list(records.values())
+    first, recipe = values[0], values[0].recipe
+    several_places = len({place(r) for r in values}) > 1
+    groups: dict[str, dict[Path, RunRecord]] = {}
+    for path, record in records.items():
+        suffix = f" [{place(record)}]" if several_places else ""
+        groups.setdefault(_label(record) + suffix, {})[path] = record
+    order = {name: number for number, name in enumerate(BASELINES)}
+    rows = [_row(label, list(group.values())) for label, group in groups.items()]
+    rows.sort(key=lambda row: (order.get(row.loss, len(order)), row.label))
+    metrics = _metrics(values)
+    return Comparison(
+        title=f"{first.dataset.name}, {recipe.backbone.name}, {recipe.head.dim} dimensions",
+        recipe_id=first.recipe_id,
+        dataset=first.dataset.name,
+        dim=recipe.head.dim,
+        recipe=recipe,
+        metrics=metrics,
+        rows=_judged(rows, groups, metrics),
+        stamp=_stamp(values),
+    )
+
+
+def _row(label: str, records: list[RunRecord]) -> Row:
+    finished = [r for r in records if r.status == "ok"]
+    names = [name for name in (finished[0].metrics if finished else ()) if name not in _COUNTS]
+    return Row(
+        label=label,
+        loss=records[0].loss,
+        baseline=records[0].loss in BASELINES,
+        estimates={name: estimate([r.metrics[name] for r in finished]) for name in names},
+        runs=len(finished),
+        diverged=len(records) - len(finished),
+        behind={},
+        tied=frozenset(),
+    )
+
+
+def _judged(
+    rows: list[Row], groups: Mapping[str, Mapping[Path, RunRecord]], metrics: Sequence[str]
+) -> tuple[Row, ...]:
+    """Fill in, for trained rows, how far they are behind the best and whether they tie with it."""
+    trained = {row.label: groups[row.label] for row in rows if not row.baseline and row.runs}
+    judged = {row.label: row for row in rows}
+    if not trained:
+        return tuple(rows)
+    budget = {r.cost.images_seen for group in trained.values() for r in group.values()}
+    for metric in metrics:
+        scores = _paired_scores(trained, metric)
+        if scores:
+            best, behind, tied = compare_all(scores)
+        else:  # nothing to pair: the highest figure is all that can be said
+            best = _highest(judged, trained, metric)
+            behind, tied = {}, {best}
+        for label in scores or [best]:
+            row = judged[label]
+            judged[label] = replace(
+                row,
+                behind={**row.behind, metric: None if label == best else behind[label]},
+                tied=row.tied | {metric} if label in tied else row.tied,
+            )
+    return tuple(_with_budget(judged[row.label], groups[row.label], budget) for row in rows)
+
+
+def _highest(rows: Mapping[str, Row], among: Iterable[str], metric: str) -> str:
+    return max(among, key=lambda label: rows[label].estimates[metric].mean)
+
+
+def _with_budget(row: Row, records: Mapping[Path, RunRecord], budget: set[int]) -> Row:
+    """Note a row that saw another number of images than the rest, unless it stopped by a rule."""
+    selects = next(iter(records.values())).recipe.selection.rule == "validation"
+    if row.baseline or selects or len(budget) == 1:
+        return row
+    seen = ", ".join(str(r.cost.images_seen) for r in records.values())
+    return replace(row, notes=(*row.notes, f"budgets differ: images seen {seen}"))
+
+
+def _paired_scores(
+    groups: Mapping[str, Mapping[Path, RunRecord]], metric: str
+) -> dict[str, Scores]:
+    """Return ``(S, Q)`` scores of every row for the seeds and folds that all rows share.
+
+    Per query where the metric has per-query results, otherwise one column of the run's figure.
+    """
+    import numpy as np
+
+    runs = {label: _by_cell(group) for label, group in groups.items()}
+    shared = sorted(
+        set.intersection(*(set(cells) for cells in runs.values())) if runs else (), key=str
+    )
+    if not shared:
+        return {}
+    scores = {}
+    for label, cells in runs.items():
+        found = [query_scores(cells[cell][0], metric) for cell in shared]
+        if any(each is None for each in found):
+            if len(shared) < 2:
+                return {}
+            figures = [[cells[cell][1].metrics[metric]] for cell in shared]
+            scores[label] = np.asarray(figures, dtype=np.float64)
+        else:
+            scores[label] = np.stack([each for each in found if each is not None])
+    same_shape = len({each.shape for each in scores.values()}) == 1
+    return scores if same_shape else {}
+
+
+def _by_cell(group: Mapping[Path, RunRecord]) -> dict[Cell, tuple[Path, RunRecord]]:
+    return {(r.seed, r.fold): (path, r) for path, r in group.items() if r.status == "ok"}
+
+
+def _label(record: RunRecord) -> str:
+    if record.loss in BASELINES:
+        return record.loss
+    spec = LossSpec(record.loss, tuple(sorted(record.params.items())))
+    try:
+        return spec.label(LOSSES.get(record.loss).defaults)
+    except MlbenchError:  # a plugin's record, read where the plugin is not installed
+        return spec.label({})
+
+
+def place(record: RunRecord) -> str:
+    """Return the hardware of a record, whose figures no other hardware's are mixed with."""
+    return f"{record.provenance.device}: {record.provenance.hardware}"
+
+
+def _metrics(records: list[RunRecord]) -> tuple[str, ...]:
+    """Return all metrics, recalls first in the order of k."""
+    names = {name for r in records for name in r.metrics if name not in _COUNTS}
+    recalls = sorted((n for n in names if n.startswith("R@")), key=lambda n: int(n[2:]))
+    others = [n for n in ("NMI", "MAP@R", "R-Precision") if n in names]
+    return (*recalls, *others, *sorted(names - {*recalls, *others}))
+
+
+def _stamp(records: list[RunRecord]) -> tuple[str, ...]:
+    first, facts = records[0], records[0].dataset
+    recipe, versions = first.recipe, first.provenance
+    images = sorted({r.cost.images_seen for r in records if r.cost.images_seen})
+    sources = sorted({r.provenance.source for r in records})
+    packages = ", ".join(f"{k} {v}" for k, v in versions.packages.items())
+    lone = max((int(r.metrics.get("n_lone", 0)) for r in records), default=0)
+    return (
+        f"recipe {first.recipe_id}: {recipe.schedule.epochs} epochs, batch {recipe.batch.size}, "
+        f"{recipe.input.size} px, trunk {recipe.backbone.trunk}, weights {first.weights_id}, "
+        f"selection: {recipe.selection.rule}, folds: {recipe.selection.folds or 'none'}",
+        f"data {facts.name} {facts.fingerprint[:12]}: {_training_counts(records)}; "
+        f"test {facts.test_images} images of {facts.test_classes} classes ({lone} lone queries)",
+        f"seeds {_span(sorted({r.seed for r in records}))}; images seen per run: "
+        f"{', '.join(map(str, images)) or 'none'}; ± 95 % t-interval over runs",
+        f"hardware {'; '.join(sorted({place(r) for r in records}))}",
+        f"mlbench {versions.mlbench} source {', '.join(sources)}; {packages}",
+    )
+
+
+def _training_counts(records: list[RunRecord]) -> str:
+    trained = [r.dataset for r in records if r.loss not in BASELINES] or [records[0].dataset]
+    images = sorted({facts.train_images for facts in trained})
+    classes = sorted({facts.train_classes for facts in trained})
+    return f"train {_span(images)} images of {_span(classes)} classes"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
