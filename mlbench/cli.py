@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import click
 
@@ -13,8 +14,9 @@ from mlbench import __version__
 from mlbench.errors import MlbenchError
 
 if TYPE_CHECKING:
-    from mlbench.config import Plan
+    from mlbench.config import Plan, Request
     from mlbench.contract import CheckResult
+    from mlbench.record import RunRecord
     from mlbench.runner import Outcome
     from mlbench.table import Sheet
 
@@ -50,104 +52,133 @@ def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
     return tuple(name.strip() for name in (value or "").split(",") if name.strip())
 
 
+def _run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that commands share which make runs."""
+    options = (
+        click.option("--dataset", metavar="NAME", help="Data set, or folder:PATH."),
+        click.option(
+            "--data-root",
+            type=click.Path(path_type=Path),
+            envvar="MLBENCH_DATA_ROOT",
+            show_envvar=True,
+            help="Folder that holds the data set.",
+        ),
+        click.option("--backbone", metavar="NAME", help="Backbone, instead of the recipe's."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a recipe field (schedule.epochs=5) or a loss's parameter "
+            "(softtriple.tau=0).",
+        ),
+        click.option("--seeds", type=click.IntRange(1), help="Number of seeds. [default: 1]"),
+        click.option(
+            "--folds",
+            type=click.IntRange(2),
+            help="Class-disjoint folds of the training classes, each left out of a run.",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+        ),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            default=Path("results"),
+            show_default=True,
+            help="Folder for the records.",
+        ),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _request(
+    *, settings: tuple[str, ...], folds: int | None, losses: tuple[str, ...], **rest: Any
+) -> Request:
+    """Return what the options of a command ask for."""
+    from mlbench.config import Request, parse_setting
+
+    given = tuple(parse_setting(text) for text in settings)
+    if folds is not None:
+        given = (*given, ("selection.folds", folds))
+    return Request(settings=given, losses=losses or None, **rest)
+
+
 @main.command()
 @click.argument("benchmark", required=False, type=click.Path(path_type=Path))
 @click.option("--losses", callback=_names, metavar="A,B,...", help="Losses to train.")
-@click.option("--dataset", metavar="NAME", help="Data set, or folder:PATH for your own images.")
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    envvar="MLBENCH_DATA_ROOT",
-    show_envvar=True,
-    help="Folder that holds the data set.",
-)
-@click.option("--backbone", metavar="NAME", help="Backbone, instead of the recipe's.")
 @click.option("--recipe", metavar="NAME|FILE", help="Shipped recipe or a TOML. [default: default]")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a recipe field (schedule.epochs=5) or a loss's parameter (softtriple.tau=0).",
-)
-@click.option("--seeds", type=click.IntRange(1), help="Number of seeds. [default: 1]")
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    help="Folder for the records.",
-)
-def run(
-    benchmark: Path | None,
-    losses: tuple[str, ...],
-    dataset: str | None,
-    data_root: Path | None,
-    backbone: str | None,
-    recipe: str | None,
-    settings: tuple[str, ...],
-    seeds: int | None,
-    device: str,
-    out: Path,
-) -> None:
+@_run_options
+def run(out: Path, device: str, **options: Any) -> None:
     """Train losses, save a record of each run, print the comparison.
 
     BENCHMARK is a TOML file with a recipe, losses and seeds; options change it. Runs whose record
     is in the folder already are not made again, so the same command continues what was stopped.
     """
-    from mlbench.config import Request, make_plan, parse_setting
+    from mlbench.config import make_plan
 
-    plan = make_plan(
-        Request(
-            benchmark=benchmark,
-            recipe=recipe,
-            losses=losses or None,
-            dataset=dataset,
-            data_root=data_root,
-            backbone=backbone,
-            seeds=seeds,
-            settings=tuple(parse_setting(text) for text in settings),
-        )
-    )
-    try:
-        outcomes = _run_plan(plan, out, device)
-    except KeyboardInterrupt:
-        click.echo("\nStopped; finished runs are kept. The same command continues.", err=True)
-        sys.exit(130)
+    plan = make_plan(_request(**options))
     from mlbench.comparison import compare
     from mlbench.table import sheets
 
+    with _Matrix(out, device) as matrix:
+        outcomes = matrix.run(plan, baselines=True)
     _print_sheets(sheets(compare({outcome.path: outcome.record for outcome in outcomes})))
 
 
-def _run_plan(plan: Plan, out: Path, device: str) -> list[Outcome]:
-    """Run with live progress on standard error, one line for each finished run."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+class _Matrix:
+    """Makes runs with live progress on standard error, and one line for each finished run.
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    live = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with live as bars:
-        phase = bars.add_task("loading torch", total=None)
+    Ctrl-C says how to continue and exits with code 130.
+    """
+
+    def __init__(self, out: Path, device: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.out, self.device = out, device
+        self.console = Console(stderr=True)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        self.phase = self.bars.add_task("loading torch", total=None)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.bars.stop()
+        if kind is KeyboardInterrupt:
+            click.echo("Stopped; finished runs are kept. The same command continues.", err=True)
+            sys.exit(130)
+
+    def run(self, plan: Plan, *, baselines: bool) -> list[Outcome]:
+        """Make the plan's runs, after those of the baselines if asked for."""
         from mlbench.laboratory import resolve_device
-        from mlbench.runner import run_plan, with_baselines
+        from mlbench.runner import run_all, with_baselines
 
-        total = len(with_baselines(plan))
-        matrix = bars.add_task(f"runs 0/{total}", total=total)
-
-        def progress(name: str, done: int, of: int) -> None:
-            bars.update(phase, description=name, completed=done, total=of)
-
+        specs = with_baselines(plan) if baselines else plan.runs()
+        matrix = self.bars.add_task(f"runs 0/{len(specs)}", total=len(specs))
         outcomes: list[Outcome] = []
-        for outcome in run_plan(plan, out, resolve_device(device), progress):
+        for outcome in run_all(plan, specs, self.out, resolve_device(self.device), self._report):
             outcomes.append(outcome)
-            bars.update(matrix, advance=1, description=f"runs {len(outcomes)}/{total}")
-            console.print(f"[{len(outcomes)}/{total}] {_line(outcome)}", markup=False)
-    return outcomes
+            count = f"{len(outcomes)}/{len(specs)}"
+            self.bars.update(matrix, advance=1, description=f"runs {count}")
+            self.console.print(f"[{count}] {_line(outcome)}", markup=False, highlight=False)
+        self.bars.remove_task(matrix)
+        return outcomes
+
+    def _report(self, phase: str, done: int, total: int) -> None:
+        self.bars.update(self.phase, description=phase, completed=done, total=total)
 
 
 def _line(outcome: Outcome) -> str:
@@ -235,6 +266,52 @@ def _fields_of(source: str) -> dict[str, Any]:
     record = load(Path(source))
     params = {f"losses.{record.loss}.{name}": value for name, value in record.params.items()}
     return {**record.recipe.flat(), **params}
+
+
+@main.command()
+@click.option("--from", "start", required=True, metavar="RECIPE", help="Foot of the ladder.")
+@click.option("--to", "end", required=True, metavar="RECIPE", help="Top of the ladder.")
+@click.option("--loss", default="softtriple", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice(["cumulative", "single"]),
+    default="cumulative",
+    show_default=True,
+    help="Keep each change for the next rung, or change one factor of the foot at a time.",
+)
+@click.option("--picture", type=click.Path(path_type=Path), help="Waterfall, .png or .svg.")
+@_run_options
+def ablate(
+    start: str,
+    end: str,
+    loss: str,
+    mode: Literal["cumulative", "single"],
+    picture: Path | None,
+    out: Path,
+    device: str,
+    **options: Any,
+) -> None:
+    """Explain a gap: change one recipe into another factor by factor.
+
+    Options that change a recipe (--set, --dataset, --backbone) change both ends. A rung that cannot
+    run, such as for lack of weights, is listed with the reason.
+    """
+    from mlbench.config import make_plan
+    from mlbench.ladder import climb, ladder, waterfall
+    from mlbench.table import ladder_sheet
+
+    plans = [make_plan(_request(recipe=r, losses=(loss,), **options)) for r in (start, end)]
+    with _Matrix(out, device) as matrix:
+
+        def run(plan: Plan) -> dict[Path, RunRecord]:
+            return {each.path: each.record for each in matrix.run(plan, baselines=False)}
+
+        results = climb(ladder(plans[0], plans[1], mode), run, mode)
+    title = f"{loss}, {start} to {end}, {mode}"
+    _print_sheets([ladder_sheet(results, title)])
+    if picture:
+        waterfall(results, picture, title)
+        click.echo(f"picture: {picture}", err=True)
 
 
 @main.command()

@@ -69,6 +69,7 @@ class RunRecord:
         recipe_id: of ``recipe``.
         recipe: what is equal in a comparison.
         loss: name of the loss or baseline.
+        loss_source: ``built-in``, or the distribution (and its version) that brought it.
         params: all its parameters, defaults included.
         seed: of initialisation, batches and augmentation.
         fold: class-disjoint fold that was left out of training, or None.
@@ -89,6 +90,7 @@ class RunRecord:
     recipe_id: str
     recipe: Recipe
     loss: str
+    loss_source: str
     params: dict[str, ParamValue]
     seed: int
     fold: int | None

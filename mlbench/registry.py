@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from mlbench.backbones import BUILTIN as BACKBONE_ENTRIES
 from mlbench.datasets import BUILTIN as DATASET_ENTRIES
 from mlbench.errors import MlbenchError, unknown_name
-from mlbench.interfaces import BackboneEntry, DatasetEntry, Entry, LossEntry
+from mlbench.interfaces import BackboneEntry, DatasetEntry, Entry, LossEntry, ParamValue
 from mlbench.losses import BUILTIN as LOSS_ENTRIES
 
 E = TypeVar("E", bound=Entry)
@@ -55,6 +55,7 @@ class Registry(Generic[E]):
         Args:
             name: the name users will type.
             **description: the other fields of the entry, e.g. ``paper`` or ``images_per_class``.
+                A loss's ``defaults`` are read off the factory's keyword-only arguments.
 
         Raises:
             MlbenchError: the name is taken, or the factory cannot be called as it will be.
@@ -63,6 +64,8 @@ class Registry(Generic[E]):
         def decorate(factory: F) -> F:
             summary = (inspect.getdoc(factory) or "").partition("\n")[0]
             fields = {"summary": summary, **description}
+            if issubclass(self._entry_type, LossEntry):
+                fields.setdefault("defaults", _keyword_defaults(factory))
             try:
                 entry = self._entry_type(name=name, target=factory, source=self._source, **fields)
             except TypeError as error:
@@ -117,15 +120,18 @@ class Registry(Generic[E]):
 
     def _load_plugin(self, point: EntryPoint) -> None:
         """Import one plugin, which registers itself; a broken one must not take others down."""
-        owner = point.dist.name if point.dist else point.value
+        owner = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
         self._source = owner
         before = set(self._entries)
         try:
             point.load()
-            if point.name not in set(self._entries) - before:
+            known = self._entries.get(point.name)
+            if known is None or not _is_from(known, point.module):
                 raise MlbenchError(
                     f"importing {point.value} registered no {self.kind} of that name"
                 )
+            # Its module may have been imported before, by the program itself.
+            self._entries[point.name] = replace(known, source=owner)
         except Exception as error:
             for name in set(self._entries) - before:
                 del self._entries[name]
@@ -146,6 +152,18 @@ class Registry(Generic[E]):
             raise MlbenchError(
                 f"{self.kind} '{name}': its factory must accept ({', '.join(wanted)}): {error}"
             ) from error
+
+
+def _keyword_defaults(factory: Callable[..., Any]) -> dict[str, ParamValue]:
+    parameters = inspect.signature(factory).parameters.values()
+    keywords = (p for p in parameters if p.kind is p.KEYWORD_ONLY)
+    return {p.name: p.default for p in keywords if isinstance(p.default, bool | int | float | str)}
+
+
+def _is_from(entry: Entry, module: str) -> bool:
+    target = entry.target
+    home = target.partition(":")[0] if isinstance(target, str) else target.__module__
+    return home == module or home.startswith(f"{module}.")
 
 
 LOSSES = Registry(

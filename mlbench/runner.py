@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +182,7 @@ def _record(
         recipe_id=spec.recipe.recipe_id,
         recipe=spec.recipe,
         loss=spec.loss.name,
+        loss_source=LOSSES.get(spec.loss.name).source if trained else "built-in",
         params=dict(spec.loss.params),
         seed=spec.seed,
         fold=spec.fold,
@@ -269,15 +270,21 @@ def with_baselines(plan: Plan) -> list[RunSpec]:
     return baselines + plan.runs()
 
 
-def run_plan(plan: Plan, out: Path, device: torch.device, progress: Progress) -> Iterator[Outcome]:
-    """Make the runs of a plan that have no record under ``out`` yet, one after the other."""
+def run_all(
+    plan: Plan, specs: Sequence[RunSpec], out: Path, device: torch.device, progress: Progress
+) -> Iterator[Outcome]:
+    """Make those of ``specs`` (of the plan's recipe) that have no record under ``out`` yet.
+
+    Raises:
+        MlbenchError: the data or the weights are not there or bad; named before the first run.
+    """
     lab = Laboratory(plan.recipe, plan.files, device, progress)
-    runs = [(spec, store.find(out, spec)) for spec in with_baselines(plan)]
-    if any(known is None for _, known in runs):
+    known = [(spec, store.find(out, spec)) for spec in specs]
+    if any(record is None for _, record in known):
         lab.prepare()
-    for spec, known in runs:
-        if known is not None:
-            yield Outcome(known, store.record_path(out, spec), reused=True)
+    for spec, record in known:
+        if record is not None:
+            yield Outcome(record, store.record_path(out, spec), reused=True)
             continue
-        record, queries = run_one(spec, lab)
-        yield Outcome(record, store.save(out, record, queries), reused=False)
+        made, queries = run_one(spec, lab)
+        yield Outcome(made, store.save(out, made, queries), reused=False)

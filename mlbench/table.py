@@ -19,6 +19,8 @@ from mlbench.statistics import Difference, Estimate
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mlbench.ladder import RungResult
+
 _BEHIND = "behind in R@1"
 
 
@@ -135,6 +137,29 @@ def reference_sheet(comparison: Comparison) -> Sheet | None:
             *dict.fromkeys(f"{row.method} ({row.dim}): {row.source}" for row in rows),
         ),
     )
+
+
+def ladder_sheet(results: Sequence[RungResult], title: str) -> Sheet:
+    """Lay out a ladder: factor, what changed, R@1, gain; what could not run says why."""
+    lines, notes = [], []
+    for result in results:
+        factor = result.rung.factor or "start"
+        changes = "; ".join(f"{k} {a} -> {b}" for k, (a, b) in result.rung.changes.items())
+        recall = _estimate(result.recall) if result.recall else "not run"
+        runs = str(result.recall.n) if result.recall else "0"
+        cells = (factor, changes or "-", recall, _gain(result.gain), runs)
+        lines.append(Line(cells, (False,) * len(cells)))
+        notes += [f"{factor} not run: {result.problem}"] if result.problem else []
+    notes.append(
+        "R@1 in percent ± 95 % t-interval over runs; gain ± 95 %, paired over queries and seeds "
+        "(with one seed over queries alone)"
+    )
+    header = ("factor", "change", "R@1", "gain", "n")
+    return Sheet(title, header, tuple(lines), tuple(notes))
+
+
+def _gain(gain: Difference | None) -> str:
+    return "-" if gain is None else f"{100 * gain.mean:+.1f} ± {100 * gain.half_width:.1f}"
 
 
 def _published(row: PublishedRow, metric: str) -> str:

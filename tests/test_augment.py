@@ -39,7 +39,8 @@ def test_crops_are_torchvisions(source: ImageSource) -> None:
     for i in range(4):
         image = torch.from_numpy(source.cache.image(i).copy()).permute(2, 0, 1)
         box = [int(v[i]) for v in (boxes.top, boxes.left, boxes.height, boxes.width)]
-        expected = tvf.resized_crop(image, *box, [32, 32], antialias=True)
+        top, left, height, width = box
+        expected = tvf.resized_crop(image, top, left, height, width, [32, 32], antialias=True)
         if boxes.flip[i]:
             expected = tvf.horizontal_flip(expected)
         assert (batch[i].int() - expected.int()).abs().max() <= 1

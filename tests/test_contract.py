@@ -329,6 +329,7 @@ def test_random_state_and_threads_are_left_alone() -> None:
 
 def test_subjects_are_registered_names_first() -> None:
     assert resolve_subject("npairs") is LOSSES.get("npairs")
+    assert resolve_subject("pml:NCALoss").argument == "NCALoss"
     with pytest.raises(MlbenchError, match="did you mean npairs"):
         resolve_subject("npair")
 
@@ -355,12 +356,14 @@ def test_subjects_may_be_modules_in_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_contract_test.py").write_text(MODULE, encoding="utf-8")
+    (tmp_path / "npairs.py").write_text("from my_contract_test import ENTRY", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [""])
     monkeypatch.setattr(LOSSES, "_entries", dict(LOSSES._entries))
 
     assert resolve_subject("my_contract_test:ENTRY").name == "entry"
     assert resolve_subject("my_contract_test:registered").name == "contract-test-loss"
+    assert resolve_subject("npairs:ENTRY").name == "entry"  # a module may be called like a loss
     plain = resolve_subject("my_contract_test:plain")
     assert plain == replace(LossEntry(name="", target=plain.target, summary=""), name=plain.name)
     for wrong, message in (

@@ -26,7 +26,7 @@ def softtriple_formula(
             powers = [torch.exp(s / gamma) for s in sims]
             scores.append(sum(p * s for p, s in zip(powers, sims, strict=True)) / sum(powers))
         logits = [la * (s - margin * (c == int(y[i]))) for c, s in enumerate(scores)]
-        total = total - logits[int(y[i])] + torch.log(sum(torch.exp(v) for v in logits))
+        total = total - logits[int(y[i])] + torch.stack(logits).exp().sum().log()
     loss = total / len(x)
     if k == 1:
         return loss
@@ -50,7 +50,7 @@ def npairs_formula(x: Tensor, y: Tensor, l2_reg: float) -> Tensor:
         others = [
             torch.exp(torch.dot(a, q) - torch.dot(a, p)) for j, (_, q) in enumerate(pairs) if j != i
         ]
-        total = total + torch.log(1 + sum(others))
+        total = total + torch.log(1 + torch.stack(others).sum())
     return total / len(pairs) + l2_reg * sum(torch.dot(v, v) for v in x) / len(x)
 
 

@@ -122,7 +122,7 @@ def test_plugins_are_listed_and_broken_ones_named(python: Path, tmp_path: Path) 
         ("softtriple", "loss 'softtriple' is already registered by built-in"),
         ("wrong_signature", "its factory must accept (num_classes, embedding_dim)"),
     ):
-        start = f"Warning: loss plugin '{name}' of motley-plugins skipped: "
+        start = f"Warning: loss plugin '{name}' of motley-plugins 1 skipped: "
         assert any(w.startswith(start) and reason in w for w in warnings)
 
 
@@ -130,6 +130,9 @@ def test_the_example_keeps_the_contract(python: Path, tmp_path: Path) -> None:
     tests = EXAMPLE / "test_soft_nearest_neighbor.py"
     done = call(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, cwd=tmp_path)
     assert "1 passed" in done.stdout
+    checked = call(python, "-m", "mlbench", "check", "soft_nearest_neighbor", cwd=tmp_path)
+    assert "FAILED" not in checked.stdout
+    assert "learns" in checked.stdout
 
 
 def test_the_example_runs_on_a_folder(python: Path, photos: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def record(spec: RunSpec, recall: float = 0.5, **changes: Any) -> RunRecord:
         recipe_id=spec.recipe.recipe_id,
         recipe=spec.recipe,
         loss=spec.loss.name,
+        loss_source="built-in",
         params=dict(spec.loss.params),
         seed=spec.seed,
         fold=spec.fold,

@@ -93,7 +93,7 @@ def test_broken_plugins_are_named_and_take_no_other_down(
             losses.register(point.name)(factory)
 
     monkeypatch.setattr(EntryPoint, "load", load)
-    plugins.update(broken="b", fine="f", forgetful="g", one="shadow")
+    plugins.update(broken="b", fine=__name__, forgetful="g", one="shadow")
     assert [e.name for e in losses.entries()] == ["one", "fine"]
     assert losses.get("one").target == "math:sqrt"
     problems = "\n".join(losses.problems)

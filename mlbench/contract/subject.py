@@ -48,7 +48,7 @@ def resolve_subject(text: str) -> LossEntry:
     """Return the loss that ``text`` names.
 
     Args:
-        text: the name of a registered loss, or ``module:attribute`` (a registered name wins). The
+        text: the name of a registered loss (``pml:NAME`` too), or ``module:attribute``. The
             module may be in the current folder; the attribute is a LossEntry or a factory, which
             is taken as it is registered or, if it is not, with the default declaration.
 
@@ -56,8 +56,8 @@ def resolve_subject(text: str) -> LossEntry:
         MlbenchError: there is no such loss, or its module cannot be imported.
     """
     head, colon, attribute = text.partition(":")
-    names = {entry.name for entry in LOSSES.entries()}
-    if not colon or head in names:
+    prefixes = {entry.name for entry in LOSSES.entries() if entry.prefix}
+    if not colon or head in prefixes:
         return LOSSES.get(text)
     found = _import(head, attribute)
     if isinstance(found, LossEntry):
