@@ -96,7 +96,12 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _request(
-    *, settings: tuple[str, ...], folds: int | None, losses: tuple[str, ...], **rest: Any
+    *,
+    settings: tuple[str, ...],
+    folds: int | None,
+    losses: tuple[str, ...],
+    select: str | None = None,
+    **rest: Any,
 ) -> Request:
     """Return what the options of a command ask for."""
     from mlbench.config import Request, parse_setting
@@ -104,6 +109,8 @@ def _request(
     given = tuple(parse_setting(text) for text in settings)
     if folds is not None:
         given = (*given, ("selection.folds", folds))
+    if select is not None:
+        given = (*given, ("selection.rule", select))
     return Request(settings=given, losses=losses or None, **rest)
 
 
@@ -111,6 +118,11 @@ def _request(
 @click.argument("benchmark", required=False, type=click.Path(path_type=Path))
 @click.option("--losses", callback=_names, metavar="A,B,...", help="Losses to train.")
 @click.option("--recipe", metavar="NAME|FILE", help="Shipped recipe or a TOML. [default: default]")
+@click.option(
+    "--select",
+    type=click.Choice(["last", "validation", "test-best"]),
+    help="Epoch to evaluate; test-best is there to show by how much it inflates.",
+)
 @_run_options
 def run(out: Path, device: str, **options: Any) -> None:
     """Train losses, save a record of each run, print the comparison.

@@ -199,20 +199,34 @@ def _judged(
                 behind={**row.behind, metric: None if label == best else behind[label]},
                 tied=row.tied | {metric} if label in tied else row.tied,
             )
-    return tuple(_with_budget(judged[row.label], groups[row.label], budget) for row in rows)
+    return tuple(_with_notes(judged[row.label], groups[row.label], budget) for row in rows)
 
 
 def _highest(rows: Mapping[str, Row], among: Iterable[str], metric: str) -> str:
     return max(among, key=lambda label: rows[label].estimates[metric].mean)
 
 
-def _with_budget(row: Row, records: Mapping[Path, RunRecord], budget: set[int]) -> Row:
-    """Note a row that saw another number of images than the rest, unless it stopped by a rule."""
-    selects = next(iter(records.values())).recipe.selection.rule == "validation"
-    if row.baseline or selects or len(budget) == 1:
+def _with_notes(row: Row, records: Mapping[Path, RunRecord], budget: set[int]) -> Row:
+    """Note a row whose epoch was chosen on test classes, or whose budget differs from the rest."""
+    if row.baseline:
         return row
-    seen = ", ".join(str(r.cost.images_seen) for r in records.values())
-    return replace(row, notes=(*row.notes, f"budgets differ: images seen {seen}"))
+    selection = next(iter(records.values())).recipe.selection
+    notes = list(row.notes)
+    if selection.rule == "test-best":
+        inflation = estimate([_inflation(r) for r in records.values()])
+        notes.append(
+            "epoch chosen on test classes, which inflates R@1 over the last epoch by "
+            f"{100 * inflation.mean:.1f} points on average"
+        )
+    elif len(budget) > 1 and not selection.patience:
+        seen = ", ".join(str(r.cost.images_seen) for r in records.values())
+        notes.append(f"budgets differ: images seen {seen}")
+    return replace(row, notes=tuple(notes))
+
+
+def _inflation(record: RunRecord) -> float:
+    scores = [row.score for row in record.curve if row.score is not None]
+    return max(scores) - scores[-1] if scores else 0.0
 
 
 def _paired_scores(

@@ -66,6 +66,9 @@ class LossEntry(Entry):
         proxies: ``unit`` if those are class vectors of which only the direction counts, ``free``
             if their length counts or they are of another kind, ``none`` if it has none.
         defaults: the parameters that users may set, with their default values.
+        search: the numbers among them that are worth tuning, with the least and the greatest value
+            to try; the default lies between. Tried evenly in the logarithm if that spans a factor
+            of 10 or more, else evenly; whole numbers where the default is one.
         formula: the definition in one or a few lines of plain text.
     """
 
@@ -74,6 +77,7 @@ class LossEntry(Entry):
     lr: float | None = None
     proxies: Literal["none", "unit", "free"] = "none"
     defaults: Mapping[str, ParamValue] = field(default_factory=dict)
+    search: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     formula: str = ""
 
     def build(

@@ -35,12 +35,20 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch of the curve: mean loss, wall seconds, MAP@R on validation classes (or None)."""
+    """One epoch of the curve.
+
+    Attributes:
+        epoch: 0-based.
+        loss: mean over its images; None if not finite.
+        seconds: wall time of its training steps.
+        score: what the selection rule judged it by (MAP@R on validation classes, or for
+            ``test-best`` R@1 on test classes); None for rule ``last``.
+    """
 
     epoch: int
     loss: float | None
     seconds: float
-    validation: float | None
+    score: float | None
 
 
 @dataclass(frozen=True)

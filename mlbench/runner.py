@@ -103,23 +103,27 @@ def _epochs(
 
 
 class _Selection:
-    """Remembers the best network on the validation classes, if the recipe selects by them."""
+    """Remembers the network of the best epoch, if the recipe selects one."""
 
     def __init__(
         self, lab: Laboratory, spec: RunSpec, part: TrainingPart, network: Embedder
     ) -> None:
         self.rule, self.patience = lab.recipe.selection.rule, lab.recipe.selection.patience
         self.network = network
-        self.labels = lab.images("train").labels[part.validation]
-        self.source = Subset(lab.inputs("train", spec.seed), part.validation)
         self.best: tuple[float, int, dict[str, Tensor]] | None = None
+        if self.rule == "validation":
+            self.labels = lab.images("train").labels[part.validation]
+            self.source = Subset(lab.inputs("train", spec.seed), part.validation)
+        elif self.rule == "test-best":
+            self.labels = lab.images("test").labels
+            self.source = lab.inputs("test", spec.seed)
 
     def score(self, epoch: int) -> float | None:
-        """Return MAP@R on the validation classes; keep the network if it is the best so far."""
-        if self.rule != "validation":
+        """Return what the rule judges the epoch by; keep its network if it is the best so far."""
+        if self.rule == "last":
             return None
-        results = evaluate_queries(embed(self.network, self.source), self.labels)
-        value = summarize(results)["MAP@R"]
+        metrics = summarize(evaluate_queries(embed(self.network, self.source), self.labels))
+        value = metrics["MAP@R" if self.rule == "validation" else "R@1"]
         if self.best is None or value > self.best[0]:
             self.best = value, epoch, copy.deepcopy(self.network.state_dict())
         return value
@@ -216,9 +220,9 @@ def _report(loss: nn.Module) -> dict[str, float]:
     return report() if report is not None else {}
 
 
-def _row(number: int, epoch: Epoch, validation: float | None) -> EpochRow:
+def _row(number: int, epoch: Epoch, score: float | None) -> EpochRow:
     loss = None if diverged(epoch) else epoch.loss
-    return EpochRow(number, loss, epoch.seconds, validation)
+    return EpochRow(number, loss, epoch.seconds, score)
 
 
 def _steps(lab: Laboratory, loss: str, epoch: int) -> Callable[[int, int], None]:

@@ -30,13 +30,11 @@ class Epoch:
         loss: mean over its images.
         images: images seen.
         seconds: wall time of its training steps.
-        validation: MAP@R on the validation classes after it, if the recipe has any.
     """
 
     loss: float
     images: int
     seconds: float
-    validation: float | None = None
 
 
 class Trainer:

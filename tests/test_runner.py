@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from conftest import QUICK
 
 import mlbench
+from mlbench import store
+from mlbench.comparison import compare
 from mlbench.config import load_recipe
 from mlbench.laboratory import resolve_device, training_part
 from mlbench.spec import Recipe
@@ -70,9 +73,49 @@ def test_a_diverging_loss_leaves_a_record_that_says_so(photos: Path) -> None:
     assert record.curve[-1].loss is None
 
 
-def test_validation_selects_an_epoch_on_held_out_classes(photos: Path) -> None:
-    settings = {"selection.rule": "validation", "selection.folds": 2, "data.name": "glyphs"}
-    del settings["data.name"]
+def more_photos(photos: Path) -> Path:
+    """Add classes until there are four to train on, so that two folds are possible."""
+    for number in (6, 7):
+        shutil.copytree(photos / "class0", photos / f"class{number}")
+    return photos
+
+
+def test_validation_selects_the_best_epoch_on_held_out_classes(photos: Path) -> None:
+    settings = {"selection.rule": "validation", "selection.folds": 2, "schedule.epochs": 4}
+    record = quick_run(more_photos(photos), settings=settings, fold=1)
+    scores = [row.score for row in record.curve if row.score is not None]
+    assert len(scores) == 4
+    assert record.selected_epoch == scores.index(max(scores))
+    assert record.dataset.train_classes == 2
+
+
+def test_patience_ends_training(photos: Path) -> None:
+    settings = {
+        "selection.rule": "validation",
+        "selection.folds": 2,
+        "selection.patience": 1,
+        "schedule.epochs": 50,
+        "lr": 0.0,
+        "head_lr": 1e-12,
+        "loss_lr": 1e-12,
+        "bn_stats": "frozen",
+    }
+    record = quick_run(more_photos(photos), settings=settings, fold=0)
+    assert len(record.curve) == 2
+    assert record.selected_epoch == 0
+
+
+def test_selecting_on_test_classes_is_possible_and_marked(photos: Path, tmp_path: Path) -> None:
+    settings = {"selection.rule": "test-best", "schedule.epochs": 3}
+    record = quick_run(photos, settings=settings, out=tmp_path)
+    scores = [row.score for row in record.curve if row.score is not None]
+    assert record.metrics["R@1"] == max(scores)
+    (comparison,) = compare(store.read_results(tmp_path).records)
+    assert "epoch chosen on test classes" in comparison.rows[0].notes[0]
+
+
+def test_folds_need_enough_classes(photos: Path) -> None:
+    settings = {"selection.rule": "validation", "selection.folds": 2}
     with pytest.raises(mlbench.MlbenchError, match="2 folds need at least 4 training classes"):
         quick_run(photos, settings=settings, fold=0)
 

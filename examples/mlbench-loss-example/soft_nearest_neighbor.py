@@ -10,7 +10,6 @@ import mlbench
     "soft_nearest_neighbor",
     paper="Frosst, Papernot & Hinton, ICML 2019, eq. 1",
     images_per_class=4,
-    defaults={"temperature": 0.2},
 )
 class SoftNearestNeighbor(nn.Module):
     """A neighbour drawn by closeness should be of the image's class."""

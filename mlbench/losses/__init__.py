@@ -2,7 +2,8 @@
 
 In formulas s is the cosine, a, p and n are an anchor, its positives and its negatives in the batch.
 Parameters of class vectors learn at 1e-2, 100 times the trunk, as in the code of SoftTriple and
-Proxy-Anchor, unless a comment says otherwise.
+Proxy-Anchor, unless a comment says otherwise. What is searched spans a factor of 3 to 10 to each
+side of the paper's default; what has an end (a margin of angles or cosines, a default of 0), that.
 """
 
 from mlbench.interfaces import LossEntry
@@ -27,6 +28,12 @@ BUILTIN: tuple[LossEntry, ...] = (
             "margin": 0.01,
             "init": "kaiming-uniform",
         },
+        search={
+            "centers_per_class": (2, 20),
+            "la": (5, 80),
+            "gamma": (0.02, 0.5),
+            "tau": (0.02, 2),
+        },
     ),
     LossEntry(
         name="softmax_norm",
@@ -37,6 +44,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         lr=1e-2,
         proxies="unit",
         defaults={"la": 20.0, "init": "kaiming-uniform"},
+        search={"la": (5, 80)},
     ),
     LossEntry(
         name="npairs",
@@ -50,6 +58,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         images_per_class=2,
         unit_length=False,
         defaults={"l2_reg": 0.005},
+        search={"l2_reg": (0.0005, 0.05)},
     ),
     LossEntry(
         name="triplet",
@@ -62,6 +71,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         ),
         images_per_class=4,
         defaults={"margin": 0.2},
+        search={"margin": (0.05, 0.8)},
     ),
     LossEntry(
         name="triplet_hard",
@@ -75,6 +85,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         images_per_class=4,
         unit_length=False,
         defaults={"margin": 0.0, "soft": True},
+        search={"margin": (0, 1)},
     ),
     LossEntry(
         name="triplet_all",
@@ -88,6 +99,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         images_per_class=4,
         unit_length=False,
         defaults={"margin": 0.0, "soft": True},
+        search={"margin": (0, 1)},
     ),
     LossEntry(
         name="triplet_distance_weighted",
@@ -101,6 +113,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         ),
         images_per_class=4,
         defaults={"margin": 0.2, "cutoff": 0.5, "far": 1.4},
+        search={"margin": (0.05, 0.8)},
     ),
     LossEntry(
         name="margin",
@@ -116,6 +129,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         lr=5e-4,
         proxies="free",
         defaults={"margin": 0.2, "beta": 1.2, "nu": 0.0, "cutoff": 0.5, "far": 1.4},
+        search={"margin": (0.05, 0.8), "beta": (0.4, 1.8)},
     ),
     LossEntry(
         name="contrastive",
@@ -125,6 +139,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         formula="mean over pairs of d^2 / 2 (same class) or [margin - d]_+^2 / 2; d = ||x - y||",
         images_per_class=4,
         defaults={"margin": 1.0},
+        search={"margin": (0.2, 2)},
     ),
     LossEntry(
         name="lifted_structure",
@@ -138,6 +153,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         images_per_class=4,
         unit_length=False,
         defaults={"margin": 1.0},
+        search={"margin": (0.2, 5)},
     ),
     LossEntry(
         name="lifted_structure_general",
@@ -151,6 +167,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         images_per_class=4,
         unit_length=False,
         defaults={"margin": 1.0},
+        search={"margin": (0.2, 5)},
     ),
     LossEntry(
         name="multi_similarity",
@@ -164,6 +181,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         ),
         images_per_class=4,
         defaults={"alpha": 2.0, "beta": 50.0, "base": 0.5, "epsilon": 0.1},
+        search={"alpha": (0.5, 10), "beta": (10, 150), "base": (0, 1), "epsilon": (0.02, 0.5)},
     ),
     LossEntry(
         name="proxy_nca",
@@ -174,6 +192,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         lr=1e-2,
         proxies="unit",
         defaults={"scale": 1.0},
+        search={"scale": (0.3, 10)},
     ),
     LossEntry(
         name="proxy_nca_pp",
@@ -185,6 +204,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         lr=1e-2,
         proxies="unit",
         defaults={"temperature": 1 / 9},
+        search={"temperature": (0.02, 0.5)},
     ),
     LossEntry(
         name="proxy_anchor",
@@ -198,6 +218,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         lr=1e-2,
         proxies="unit",
         defaults={"alpha": 32.0, "margin": 0.1},
+        search={"alpha": (8, 128), "margin": (0, 0.5)},
     ),
     LossEntry(
         name="arcface",
@@ -212,6 +233,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         lr=1e-2,
         proxies="unit",
         defaults={"margin": 0.5, "scale": 64.0},
+        search={"margin": (0, 1), "scale": (8, 192)},
     ),
     LossEntry(
         name="sub_center_arcface",
@@ -222,6 +244,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         lr=1e-2,
         proxies="unit",
         defaults={"margin": 0.5, "scale": 64.0, "sub_centers": 3},
+        search={"margin": (0, 1), "scale": (8, 192), "sub_centers": (1, 10)},
     ),
     LossEntry(
         name="cosface",
@@ -232,6 +255,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         lr=1e-2,
         proxies="unit",
         defaults={"margin": 0.35, "scale": 64.0},
+        search={"margin": (0, 0.7), "scale": (8, 192)},
     ),
     LossEntry(
         name="sphereface",
@@ -246,6 +270,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         lr=1e-2,
         proxies="unit",
         defaults={"margin": 4},
+        search={"margin": (1, 6)},
     ),
     LossEntry(
         name="circle",
@@ -258,6 +283,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         ),
         images_per_class=4,
         defaults={"m": 0.4, "gamma": 80.0},
+        search={"m": (0, 0.8), "gamma": (20, 320)},
     ),
     LossEntry(
         name="supcon",
@@ -267,6 +293,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         formula="mean_i mean_p -log(e^(s_ip / T) / sum_{a != i} e^(s_ia / T))",
         images_per_class=4,
         defaults={"temperature": 0.1},
+        search={"temperature": (0.02, 0.5)},
     ),
     LossEntry(
         name="ntxent",
@@ -276,6 +303,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         formula="mean over pairs (i, p) of log(1 + sum_n e^((s_in - s_ip) / T))",
         images_per_class=2,
         defaults={"temperature": 0.1},
+        search={"temperature": (0.02, 0.5)},
     ),
     LossEntry(
         name="snr",
@@ -289,6 +317,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         images_per_class=4,
         unit_length=False,
         defaults={"margin": 1.0, "zero_mean": 0.1},
+        search={"margin": (0.2, 5), "zero_mean": (0.01, 1)},
     ),
     LossEntry(
         name="angular",
@@ -301,6 +330,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         ),
         images_per_class=2,
         defaults={"alpha": 45.0},
+        search={"alpha": (30, 60)},
     ),
     LossEntry(
         name="histogram",
@@ -310,6 +340,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         formula="sum_r h-_r sum_{q <= r} h+_q; h: soft histograms of s, bins + 1 nodes in -1 .. 1",
         images_per_class=4,
         defaults={"bins": 200},
+        search={"bins": (50, 500)},
     ),
     LossEntry(
         name="fast_ap",
@@ -322,6 +353,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         ),
         images_per_class=4,
         defaults={"bins": 10},
+        search={"bins": (4, 30)},
     ),
     LossEntry(
         name="smooth_ap",
@@ -334,6 +366,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         ),
         images_per_class=4,
         defaults={"temperature": 0.01},
+        search={"temperature": (0.002, 0.1)},
     ),
     LossEntry(
         name="centroid_triplet",
@@ -347,6 +380,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         images_per_class=4,
         unit_length=False,
         defaults={"margin": 0.5},
+        search={"margin": (0.1, 2)},
     ),
     LossEntry(
         name="intra_pair_variance",
@@ -360,6 +394,7 @@ BUILTIN: tuple[LossEntry, ...] = (
         ),
         images_per_class=4,
         defaults={"scale": 64.0, "margin": 0.1, "variance": 0.5, "epsilon": 0.01},
+        search={"scale": (16, 192), "margin": (0.02, 0.5), "variance": (0.1, 2)},
     ),
     LossEntry(
         name="pml",
