@@ -17,7 +17,7 @@ from mlbench.config import Files
 from mlbench.embed import embed
 from mlbench.errors import MlbenchError
 from mlbench.images import PixelCache, open_cache
-from mlbench.interfaces import Dataset, ImageSet
+from mlbench.interfaces import Backbone, Dataset, ImageSet
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.paths import atomic_file, cache_dir
 from mlbench.registry import BACKBONES, DATASETS
@@ -104,7 +104,7 @@ class Laboratory:
 
     def prepare(self) -> None:
         """Load all that the runs need, so that bad data or weights are named before the first."""
-        self.trunk(0)
+        _ = self.weights_id
         for side in ("train", "test"):
             self._pixels(side, self.recipe.input.test_resize)
         if self.recipe.backbone.trunk == "train":
@@ -114,29 +114,35 @@ class Laboratory:
         """Return one side of the data set."""
         return self.dataset.train if side == "train" else self.dataset.test
 
-    def trunk(self, seed: int) -> tuple[Trunk, int, str]:
-        """Build the trunk as the run of ``seed`` starts it: module, feature length, weights id."""
-        torch.manual_seed(seed)
+    @functools.cached_property
+    def weights_id(self) -> str:
+        """What the backbone's initial weights are."""
+        return self._backbone(0).weights_id
+
+    def trunk(self, seed: int) -> tuple[Trunk, int]:
+        """Build the trunk as the run of ``seed`` starts it, and tell the length of its features."""
+        backbone = self._backbone(seed)
+        trunk = Trunk(backbone, self.recipe.input, self.recipe.backbone)
+        return trunk.to(self.device).to(memory_format=torch.channels_last), backbone.features
+
+    def _backbone(self, seed: int) -> Backbone:
         spec = self.recipe.backbone
-        factory = BACKBONES.get(spec.name).load()
         if spec.weights not in ("imagenet", "none") and self.files.weights is None:
             raise MlbenchError(
                 f"backbone.weights is the file of SHA-256 {spec.weights[:12]}...; give its path "
                 "with --set backbone.weights=PATH"
             )
-        backbone = factory(spec.weights, self.files.weights)
-        trunk = Trunk(backbone, self.recipe.input, spec)
-        trunk = trunk.to(self.device).to(memory_format=torch.channels_last)
-        return trunk, backbone.features, backbone.weights_id
-
-    def network(self, seed: int) -> tuple[Embedder, str]:
-        """Build the network as the run of ``seed`` starts it, and name its weights."""
-        trunk, features, weights_id = self.trunk(seed)
         torch.manual_seed(seed)
-        head = build_head(self.recipe.head, features).to(self.device)
+        return BACKBONES.get(spec.name).load()(spec.weights, self.files.weights)
+
+    def network(self, seed: int) -> Embedder:
+        """Build the network as the run of ``seed`` starts it; the head alone on a frozen trunk."""
         if self.recipe.backbone.trunk == "frozen":
-            return Embedder(nn.Identity(), head), weights_id
-        return Embedder(trunk, head), weights_id
+            trunk, width = nn.Identity(), self.features("train", seed).shape[1]
+        else:
+            trunk, width = self.trunk(seed)
+        torch.manual_seed(seed)
+        return Embedder(trunk, build_head(self.recipe.head, width).to(self.device))
 
     def inputs(self, side: Side, seed: int, *, augmented: bool = False) -> Source:
         """Return what the network of ``seed`` reads for one side of the data set.
@@ -155,30 +161,29 @@ class Laboratory:
 
         Those of pretrained weights are the same for all seeds and kept on disk by content.
         """
-        trunk, _, weights_id = self.trunk(seed)
-        key = (side, seed if weights_id == "none" else 0)
+        key = (side, seed if self.weights_id == "none" else 0)
         if key not in self._features:
-            self._features[key] = self._read_features(side, trunk, weights_id)
+            self._features[key] = self._read_features(side, seed)
         return self._features[key]
 
-    def _read_features(self, side: Side, trunk: Trunk, weights_id: str) -> Tensor:
-        if weights_id == "none":
-            return self._compute_features(side, trunk)
+    def _read_features(self, side: Side, seed: int) -> Tensor:
+        if self.weights_id == "none":
+            return self._compute_features(side, seed)
         inputs = asdict(self.recipe.input)
         used = [inputs[k] for k in ("size", "test_resize", "normalization", "channels")]
-        backbone = [self.recipe.backbone.name, weights_id, str(self.device), torch.__version__]
+        backbone = [self.recipe.backbone.name, self.weights_id, str(self.device), torch.__version__]
         key = digest([_FEATURES_VERSION, self.dataset.fingerprint, side, *used, *backbone])
         path = cache_dir("features") / f"{key}.npy"
         if path.exists():
             return torch.from_numpy(np.load(path, allow_pickle=False))
-        features = self._compute_features(side, trunk)
+        features = self._compute_features(side, seed)
         with atomic_file(path) as file:
             np.save(file, features.numpy(), allow_pickle=False)
         return features
 
-    def _compute_features(self, side: Side, trunk: Trunk) -> Tensor:
+    def _compute_features(self, side: Side, seed: int) -> Tensor:
         report = functools.partial(self.progress, f"features of the {side} images")
-        return embed(trunk, self._image_source(side), progress=report)
+        return embed(self.trunk(seed)[0], self._image_source(side), progress=report)
 
     def _image_source(self, side: Side, *, augmented: bool = False) -> ImageSource:
         resize = self.recipe.input.train_resize if augmented else self.recipe.input.test_resize

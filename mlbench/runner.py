@@ -44,7 +44,6 @@ class Trained:
     images_seen: int
     selected_epoch: int
     part: TrainingPart
-    weights_id: str
 
     @property
     def diverged(self) -> bool:
@@ -76,7 +75,7 @@ def train(spec: RunSpec, lab: Laboratory, watch: Stopwatch) -> Trained:
     with watch("prepare"):
         entry = LOSSES.get(spec.loss.name)
         part = training_part(lab.images("train").labels, lab.recipe, spec.seed, spec.fold)
-        network, weights_id = lab.network(spec.seed)
+        network = lab.network(spec.seed)
         num_classes = int(part.labels.max()) + 1
         loss = entry.build(num_classes, lab.recipe.head.dim, dict(spec.loss.params))
         loss = loss.to(lab.device)
@@ -87,7 +86,7 @@ def train(spec: RunSpec, lab: Laboratory, watch: Stopwatch) -> Trained:
         rows = _epochs(trainer, selection, spec, lab)
     chosen = selection.restore(len(rows) - 1)
     seen = len(rows) * sum(trainer.sizes)
-    return Trained(network, loss, tuple(rows), seen, chosen, part, weights_id)
+    return Trained(network, loss, tuple(rows), seen, chosen, part)
 
 
 def _epochs(
@@ -199,7 +198,7 @@ def _record(
             test_classes=len(lab.dataset.test.class_names),
         ),
         protocol_version=PROTOCOL_VERSION,
-        weights_id=trained.weights_id if trained else lab.trunk(spec.seed)[2],
+        weights_id=lab.weights_id,
         status="ok" if results else "diverged",
         selected_epoch=trained.selected_epoch if trained else None,
         metrics=results.metrics if results else {},

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,17 @@ def test_lists(what: str) -> None:
 
 def test_version() -> None:
     assert "0.1.0" in mlbench("--version").stdout
+
+
+def test_tune_prints_both_tables_and_goes_on_where_it_stopped(photos: Path, out: Path) -> None:
+    for name in ("class0", "class1"):
+        shutil.copytree(photos / name, photos / f"{name}b")
+    arguments = ("--dataset", f"folder:{photos}", "--losses", "softmax_norm,npairs", "--out", out)
+    first = mlbench("tune", *arguments, *SET, "--trials", 2)
+    assert first.exit_code == 0, first.output
+    assert first.stderr.count("[trial ") == 4
+    for text in ("tuning on validation classes", "l2_reg=", "features", "2 trials, trained on"):
+        assert text in first.stdout
+    again = mlbench("tune", *arguments, *SET, "--trials", 2)
+    assert "[trial " not in again.stderr
+    assert again.stdout == first.stdout

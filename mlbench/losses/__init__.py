@@ -2,8 +2,8 @@
 
 In formulas s is the cosine, a, p and n are an anchor, its positives and its negatives in the batch.
 Parameters of class vectors learn at 1e-2, 100 times the trunk, as in the code of SoftTriple and
-Proxy-Anchor, unless a comment says otherwise. What is searched spans a factor of 3 to 10 to each
-side of the paper's default; what has an end (a margin of angles or cosines, a default of 0), that.
+Proxy-Anchor, unless a comment says otherwise. A search spans a factor of 3 to 10 to each side of
+the paper's default, cut where the quantity ends (cosines at 1, distances of unit vectors at 2).
 """
 
 from mlbench.interfaces import LossEntry

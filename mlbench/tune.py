@@ -1,0 +1,387 @@
+"""Tune losses with equal budgets on validation classes, then compare them with what was chosen.
+
+Every trial of every loss trains with the same recipe, folds and seed, so that no loss gets more
+images than another. The test classes have no part in the choice.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mlbench.augment import Subset
+from mlbench.config import Plan
+from mlbench.embed import embed
+from mlbench.errors import MlbenchError
+from mlbench.interfaces import LossEntry, ParamValue
+from mlbench.laboratory import Laboratory, Progress
+from mlbench.metrics import evaluate_queries, summarize
+from mlbench.record import RunRecord
+from mlbench.registry import LOSSES
+from mlbench.runner import Stopwatch, set_precision, train
+from mlbench.spec import LossSpec, Recipe, RunSpec, digest
+from mlbench.statistics import Estimate, estimate
+from mlbench.table import Line, Sheet
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
+
+DEFAULT_FOLDS = 2
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One set of parameters and how it did on the validation classes.
+
+    Attributes:
+        loss: the loss with these parameters.
+        score: MAP@R, mean over the folds; 0 if training diverged in one of them.
+        diverged: whether it did.
+        images_seen: in training, over all folds.
+    """
+
+    loss: LossSpec
+    score: float
+    diverged: bool
+    images_seen: int
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """All trials of one loss, that of its untuned parameters first.
+
+    Attributes:
+        trials: at least one.
+        searched: names of the parameters that were varied; the others were given or have no range.
+    """
+
+    trials: tuple[Trial, ...]
+    searched: tuple[str, ...]
+
+    @property
+    def default(self) -> Trial:
+        """The trial of the untuned parameters."""
+        return self.trials[0]
+
+    @property
+    def chosen(self) -> Trial:
+        """The trial of the highest score, the earliest of several."""
+        return max(self.trials, key=lambda trial: trial.score)
+
+
+Report = Callable[[Trial, int, int], None]
+"""Called with each new trial, its number from 1, and the number of trials of its loss."""
+
+
+def validation_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe of the trials: that of the final runs, with validation folds.
+
+    Raises:
+        MlbenchError: the recipe selects epochs, which would be tuning of another kind.
+    """
+    if recipe.selection.rule != "last":
+        raise MlbenchError(
+            f"tune: selection.rule '{recipe.selection.rule}' chooses epochs; only parameters are "
+            "tuned here: --set selection.rule=last"
+        )
+    return _with_folds(recipe, recipe.selection.folds or DEFAULT_FOLDS)
+
+
+def final_plan(plan: Plan, tuned: Sequence[Tuned]) -> Plan:
+    """Return the plan of the final runs: all training classes, untuned and chosen parameters."""
+    losses = [trial.loss for each in tuned for trial in (each.default, each.chosen)]
+    return replace(plan, recipe=_with_folds(plan.recipe, 0), losses=tuple(dict.fromkeys(losses)))
+
+
+def _with_folds(recipe: Recipe, folds: int) -> Recipe:
+    return replace(recipe, selection=replace(recipe.selection, folds=folds))
+
+
+def tune(
+    plan: Plan, trials: int, out: Path, device: torch.device, progress: Progress, report: Report
+) -> list[Tuned]:
+    """Give every loss of the plan the same number of trials; those in the store are not repeated.
+
+    Trials are kept in ``OUT/tune.sqlite3`` one by one. A trial that was stopped midway does not
+    count. One process at a time may tune into a folder.
+
+    Args:
+        plan: recipe, losses with their untuned parameters, files. Parameters that differ from the
+            loss's declared defaults were set on purpose and are not searched.
+        trials: of each loss; one with nothing to search gets a single trial.
+        out: folder of the store.
+        device: to train on.
+        progress: as of ``Laboratory``.
+        report: called after each new trial.
+
+    Raises:
+        MlbenchError: optuna is missing, the data are bad, a search range is wrong, or the store
+            cannot be used.
+    """
+    _optuna()
+    lab = Laboratory(validation_recipe(plan.recipe), plan.files, device, progress)
+    spaces = {loss: search_space(LOSSES.get(loss.name), loss) for loss in plan.losses}
+    set_precision(lab.recipe.training.precision)
+    lab.inputs("train", _SEED)  # bad data or weights are named before there is a store
+    with _open_store(out) as store:
+        return [_tune(loss, space, trials, lab, store, report) for loss, space in spaces.items()]
+
+
+def _tune(
+    loss: LossSpec,
+    space: dict[str, BaseDistribution],
+    trials: int,
+    lab: Laboratory,
+    store: RDBStorage,
+    report: Report,
+) -> Tuned:
+    study = _open_study(store, loss, space, lab)
+    budget = trials if space else 1
+    for number in range(len(_completed(study)), budget):
+        # A sampler's draws hang on its seed and what is complete: stopping changes no result.
+        study.sampler = _optuna().samplers.TPESampler(seed=number)
+        asked = study.ask(space)
+        trial = evaluate(with_params(loss, asked.params), lab)
+        asked.set_user_attr("diverged", trial.diverged)
+        asked.set_user_attr("images_seen", trial.images_seen)
+        study.tell(asked, trial.score)
+        report(trial, number + 1, budget)
+    # Of a study that once had a larger budget only the first trials count.
+    return Tuned(tuple(_trial(loss, t) for t in _completed(study)[:budget]), tuple(space))
+
+
+def evaluate(loss: LossSpec, lab: Laboratory) -> Trial:
+    """Train on each fold's other classes and evaluate the last epoch on the fold's own classes."""
+    runs = [
+        _evaluate_fold(RunSpec(lab.recipe, loss, _SEED, fold), lab)
+        for fold in range(lab.recipe.selection.folds)
+    ]
+    scores = [score for score, _ in runs if score is not None]
+    diverged = len(scores) < len(runs)
+    score = 0.0 if diverged else math.fsum(scores) / len(scores)
+    return Trial(loss, score, diverged, sum(images for _, images in runs))
+
+
+def _evaluate_fold(spec: RunSpec, lab: Laboratory) -> tuple[float | None, int]:
+    """Return MAP@R on the fold's classes (None if training diverged) and the images seen."""
+    trained = train(spec, lab, Stopwatch())
+    if trained.diverged:
+        return None, trained.images_seen
+    members = trained.part.validation
+    embeddings = embed(trained.network, Subset(lab.inputs("train", spec.seed), members))
+    results = evaluate_queries(embeddings, lab.images("train").labels[members])
+    return float(summarize(results)["MAP@R"]), trained.images_seen
+
+
+def search_space(entry: LossEntry, loss: LossSpec) -> dict[str, BaseDistribution]:
+    """Return optuna's distributions of the parameters that are searched, by name.
+
+    Args:
+        entry: the loss's declaration.
+        loss: its untuned parameters; those that differ from the declared defaults are not searched.
+
+    Raises:
+        MlbenchError: a range is declared for no parameter or no number, or its default is outside.
+    """
+    given = dict(loss.params)
+    space = {name: _distribution(entry, name) for name in entry.search}
+    return {name: each for name, each in space.items() if given[name] == entry.defaults[name]}
+
+
+def _distribution(entry: LossEntry, name: str) -> BaseDistribution:
+    (low, high), default = entry.search[name], entry.defaults.get(name)
+    if isinstance(default, bool | str) or default is None or not low <= default <= high:
+        raise MlbenchError(
+            f"loss '{entry.name}': search range {name} = ({low:g}, {high:g}) must be of a number "
+            f"among its defaults and hold it, got {default!r}"
+        )
+    kinds = _optuna().distributions
+    log = low > 0 and high / low >= 10
+    if isinstance(default, int):
+        return kinds.IntDistribution(int(low), int(high), log=log)
+    return kinds.FloatDistribution(low, high, log=log)
+
+
+def with_params(loss: LossSpec, sampled: Mapping[str, ParamValue]) -> LossSpec:
+    """Return the loss with sampled values, those that are new rounded to three digits to be read.
+
+    Args:
+        loss: with its untuned parameters.
+        sampled: values of the searched ones.
+    """
+    given = dict(loss.params)
+    new = {k: _rounded(v) for k, v in sampled.items() if v != given[k]}
+    return LossSpec.of(LOSSES.get(loss.name), {**given, **new})
+
+
+def _rounded(value: ParamValue) -> ParamValue:
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def _optuna() -> Any:
+    """Import optuna, silenced; it takes a second, and only tuning needs it."""
+    try:
+        optuna = importlib.import_module("optuna")
+    except ModuleNotFoundError as error:
+        raise MlbenchError("tuning needs optuna: pip install 'mlbench[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+@contextmanager
+def _open_store(out: Path) -> Iterator[RDBStorage]:
+    """Open (or make) the store of a results folder; a fault in it, also later, is a MlbenchError.
+
+    Two processes that tune into one folder take each other's trials for stopped ones.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna, path = _optuna(), out / "tune.sqlite3"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MlbenchError(f"cannot make the folder {out}: {error.strerror or error}") from error
+    try:
+        store = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        try:
+            yield store
+        finally:
+            store.remove_session()
+            store.engine.dispose()
+    except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        reason = str(error).partition("\n")[0]
+        raise MlbenchError(
+            f"{path}: no usable store of trials, or another process tunes there ({reason})"
+        ) from error
+
+
+def _open_study(
+    store: RDBStorage, loss: LossSpec, space: Mapping[str, BaseDistribution], lab: Laboratory
+) -> Study:
+    """Open (or make) the study of a loss; whatever would change a trial's result names it."""
+    optuna = _optuna()
+    states = optuna.trial.TrialState
+    identity = [asdict(lab.recipe), lab.dataset.fingerprint, asdict(loss)]
+    ranges = {name: str(distribution) for name, distribution in space.items()}
+    study: Study = optuna.create_study(
+        storage=store,
+        study_name=f"{loss.name} {digest([*identity, ranges])}",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    for stopped in study.get_trials(states=(states.RUNNING,)):
+        study.tell(stopped.number, state=states.FAIL)
+    if not study.get_trials(states=(states.COMPLETE, states.WAITING)):
+        study.enqueue_trial({name: dict(loss.params)[name] for name in space})
+    return study
+
+
+def _completed(study: Study) -> list[FrozenTrial]:
+    return study.get_trials(states=(_optuna().trial.TrialState.COMPLETE,))
+
+
+def _trial(loss: LossSpec, stored: FrozenTrial) -> Trial:
+    assert stored.value is not None
+    facts = stored.user_attrs
+    spec = with_params(loss, stored.params)
+    return Trial(spec, stored.value, facts["diverged"], facts["images_seen"])
+
+
+def tuning_sheet(tuned: Sequence[Tuned], plan: Plan, records: Iterable[RunRecord]) -> Sheet:
+    """Lay out what tuning brought: validation and test figures, untuned and chosen, in percent.
+
+    Args:
+        tuned: of all losses.
+        plan: as given to ``tune``.
+        records: of the final runs.
+    """
+    finished: dict[LossSpec, list[RunRecord]] = {}
+    for record in records:
+        if record.status == "ok":
+            finished.setdefault(record.spec.loss, []).append(record)
+    return Sheet(
+        title=f"tuning on validation classes, {plan.recipe.data.name}",
+        header=(
+            "loss",
+            "trials",
+            "chosen parameters",
+            "validation MAP@R: default",
+            "chosen",
+            "test MAP@R: default",
+            "chosen",
+            "test R@1: default -> chosen",
+            "gap (validation - test)",
+        ),
+        lines=tuple(_line(each, finished) for each in tuned),
+        notes=_notes(tuned, plan),
+    )
+
+
+def _line(tuned: Tuned, finished: Mapping[LossSpec, Sequence[RunRecord]]) -> Line:
+    pair = (tuned.default, tuned.chosen)
+    mapr, recall = (
+        [_metric(finished.get(trial.loss, ()), name) for trial in pair] for name in ("MAP@R", "R@1")
+    )
+    diverged = sum(trial.diverged for trial in tuned.trials)
+    chosen = dict(tuned.chosen.loss.params)
+    cells = (
+        tuned.default.loss.name,
+        f"{len(tuned.trials)}" + (f" ({diverged} diverged)" if diverged else ""),
+        ", ".join(f"{name}={chosen[name]}" for name in tuned.searched) or "nothing to search",
+        *(f"{100 * trial.score:.1f}" for trial in pair),
+        *map(_percent, mapr),
+        " -> ".join(map(_percent, recall)),
+        f"{100 * (tuned.chosen.score - mapr[1].mean):+.1f}" if mapr[1] else "-",
+    )
+    return Line(cells, (False,) * len(cells))
+
+
+def _metric(records: Sequence[RunRecord], name: str) -> Estimate | None:
+    return estimate([float(r.metrics[name]) for r in records]) if records else None
+
+
+def _percent(value: Estimate | None) -> str:
+    if value is None:
+        return "-"
+    interval = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
+    return f"{100 * value.mean:.1f}{interval}"
+
+
+def _notes(tuned: Sequence[Tuned], plan: Plan) -> tuple[str, ...]:
+    recipe = validation_recipe(plan.recipe)
+    return (
+        f"each trial: {recipe.selection.folds} folds of the training classes, "
+        f"{recipe.schedule.epochs} epochs, seed {_SEED}; a loss's first trial is its default",
+        *_budgets(tuned),
+        *(
+            f"{t.default.loss.name}: nothing to search, so one trial"
+            for t in tuned
+            if not t.searched
+        ),
+        "chosen by validation MAP@R alone, test classes had no part in it; then trained on all "
+        f"training classes, {plan.seeds} seed(s), ± 95 % t-interval over runs",
+        "validation MAP@R is the best of all trials, over fewer classes than the test's: both "
+        "raise it, so the gap is not of overfitting alone",
+        f"optuna {_optuna().__version__}, TPE",
+    )
+
+
+def _budgets(tuned: Sequence[Tuned]) -> list[str]:
+    """Return one line a budget, so one in all if all losses were tuned alike."""
+    losses: dict[str, list[str]] = {}
+    for each in tuned:
+        images = sum(trial.images_seen for trial in each.trials)
+        budget = f"{len(each.trials)} trials, trained on {images} images in all"
+        losses.setdefault(budget, []).append(each.default.loss.name)
+    return [f"{', '.join(names)}: {budget}" for budget, names in losses.items()]
