@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "faiss-cpu", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True)
