@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from pytorch_metric_learning import distances, losses, miners
 from torch import Tensor
 
 import mlbench
@@ -141,6 +142,15 @@ def test_triplet_is_the_papers(dtype: torch.dtype, tol: float) -> None:
     loss = mlbench.build_loss("triplet", C, D, margin=0.3)
     x, y = unit(12, dtype), torch.arange(12) % 4
     assert_same(lambda v: loss(v, y), lambda v: triplet_formula(v, y, 0.3), x, tol)
+
+
+def test_triplet_is_pytorch_metric_learnings() -> None:
+    squared = distances.LpDistance(normalize_embeddings=False, power=2)
+    theirs = losses.TripletMarginLoss(margin=0.2, distance=squared)
+    miner = miners.TripletMarginMiner(margin=0.2, type_of_triplets="semihard", distance=squared)
+    x, y = unit(40, torch.float64), torch.arange(40) % 8
+    ours = mlbench.build_loss("triplet", C, D)
+    assert_same(lambda v: ours(v, y), lambda v: theirs(v, y, miner(v, y)), x, 1e-9)
 
 
 def test_triplet_without_semihard_triplets_is_zero() -> None:

@@ -62,7 +62,7 @@ BUILTIN: tuple[LossEntry, ...] = (
     ),
     LossEntry(
         name="triplet",
-        target="mlbench.losses.pml:semihard_triplet",
+        target="mlbench.losses.pairs:semihard_triplet",
         summary="hinge on squared distances of all semi-hard triplets in the batch",
         paper="Schroff et al., CVPR 2015, eq. 1 and 4 (margin 0.2)",
         formula=(

@@ -44,20 +44,6 @@ class Euclidean(distances.LpDistance):
         return euclidean(query_emb)
 
 
-def semihard_triplet(num_classes: int, embedding_dim: int, *, margin: float = 0.2) -> nn.Module:
-    """Triplet loss on all semi-hard triplets of unit embeddings (Schroff et al. 2015, eq. 1, 4).
-
-    Distances are squared Euclidean; the mean runs over the semi-hard triplets, and a batch
-    without any gives 0.
-    """
-    del num_classes, embedding_dim
-    squared = Euclidean(power=2)
-    return Adapted(
-        losses.TripletMarginLoss(margin=margin, distance=squared),
-        miners.TripletMarginMiner(margin=margin, type_of_triplets="semihard", distance=squared),
-    )
-
-
 def batch_hard(num_classes: int, embedding_dim: int, *, margin: float, soft: bool) -> nn.Module:
     """Triplet loss of each anchor's hardest positive and negative (Hermans et al. 2017, eq. 5)."""
     del num_classes, embedding_dim
