@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,19 +144,19 @@ def run(out: Path, device: str, **options: Any) -> None:
     _print_sheets(sheets(compare({outcome.path: outcome.record for outcome in outcomes})))
 
 
-def _print_sheets(given: Iterable[Sheet]) -> None:
-    """Print tables to standard output; one that is no terminal is taken to be wide."""
+def _print_sheets(given: Sequence[Sheet]) -> None:
+    """Print tables to standard output: with bold to a terminal, with stars to anything else."""
     from rich.console import Console
 
-    from mlbench.table import print_sheet
+    from mlbench.table import print_sheet, to_text
 
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, 120)
-    for number, each in enumerate(given):
-        if number:
-            console.print()
+        click.echo(to_text(given), nl=False)
+        return
+    for each in given:
         print_sheet(console, each)
+        console.print()
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 _COUNTS = ("n_query", "n_gallery", "n_lone")
 
-Cell = tuple[int, int | None]
-"""Seed and fold of a run."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -35,8 +32,8 @@ class Row:
         estimates: by metric, as fractions; empty if every run diverged.
         runs: finished runs behind the estimates.
         diverged: runs whose loss became NaN or infinite.
-        behind: by metric, the best trained row's mean minus this one's; None for the best, absent
-            for baselines and where too few runs are shared.
+        behind: by metric, the best trained row's mean minus this one's over the runs that both
+            have; None for the best, absent for baselines and where they share too few.
         tied: metrics in which it cannot be told apart from the best trained row.
         notes: why it is not comparable with the others, if it is not.
     """
@@ -186,24 +183,17 @@ def _judged(
         return tuple(rows)
     budget = {r.cost.images_seen for group in trained.values() for r in group.values()}
     for metric in metrics:
-        scores = _paired_scores(trained, metric)
-        if scores:
-            best, behind, tied = compare_all(scores)
-        else:  # nothing to pair: the highest figure is all that can be said
-            best = _highest(judged, trained, metric)
-            behind, tied = {}, {best}
-        for label in scores or [best]:
+        scores = {label: _scores(group, metric) for label, group in trained.items()}
+        best, behind, tied = compare_all(scores)
+        for label in trained:
             row = judged[label]
+            found = {metric: behind.get(label)} if label == best or label in behind else {}
             judged[label] = replace(
                 row,
-                behind={**row.behind, metric: None if label == best else behind[label]},
+                behind={**row.behind, **found},
                 tied=row.tied | {metric} if label in tied else row.tied,
             )
     return tuple(_with_notes(judged[row.label], groups[row.label], budget) for row in rows)
-
-
-def _highest(rows: Mapping[str, Row], among: Iterable[str], metric: str) -> str:
-    return max(among, key=lambda label: rows[label].estimates[metric].mean)
 
 
 def _with_notes(row: Row, records: Mapping[Path, RunRecord], budget: set[int]) -> Row:
@@ -229,37 +219,17 @@ def _inflation(record: RunRecord) -> float:
     return max(scores) - scores[-1] if scores else 0.0
 
 
-def _paired_scores(
-    groups: Mapping[str, Mapping[Path, RunRecord]], metric: str
-) -> dict[str, Scores]:
-    """Return ``(S, Q)`` scores of every row for the seeds and folds that all rows share.
-
-    Per query where the metric has per-query results, otherwise one column of the run's figure.
-    """
+def _scores(records: Mapping[Path, RunRecord], metric: str) -> dict[Hashable, Scores]:
+    """Return each finished run's scores by seed and fold: per query, or else the one figure."""
     import numpy as np
 
-    runs = {label: _by_cell(group) for label, group in groups.items()}
-    shared = sorted(
-        set.intersection(*(set(cells) for cells in runs.values())) if runs else (), key=str
-    )
-    if not shared:
-        return {}
-    scores = {}
-    for label, cells in runs.items():
-        found = [query_scores(cells[cell][0], metric) for cell in shared]
-        if any(each is None for each in found):
-            if len(shared) < 2:
-                return {}
-            figures = [[cells[cell][1].metrics[metric]] for cell in shared]
-            scores[label] = np.asarray(figures, dtype=np.float64)
-        else:
-            scores[label] = np.stack([each for each in found if each is not None])
-    same_shape = len({each.shape for each in scores.values()}) == 1
-    return scores if same_shape else {}
-
-
-def _by_cell(group: Mapping[Path, RunRecord]) -> dict[Cell, tuple[Path, RunRecord]]:
-    return {(r.seed, r.fold): (path, r) for path, r in group.items() if r.status == "ok"}
+    scores: dict[Hashable, Scores] = {}
+    for path, record in records.items():
+        if record.status == "ok":
+            found = query_scores(path, metric)
+            one = np.asarray([record.metrics[metric]], dtype=np.float64)
+            scores[record.seed, record.fold] = one if found is None else found
+    return scores
 
 
 def _label(record: RunRecord) -> str:

@@ -8,7 +8,7 @@ resamples seeds and queries, both paired: the same seeds and the same queries fo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, TypeVar
@@ -118,33 +118,48 @@ def _p_value(variances: Sequence[tuple[float, int]], mean: float) -> float:
 
 
 def compare_all(
-    scores: Mapping[str, Scores], alpha: float = 0.05
+    scores: Mapping[str, Mapping[Hashable, Scores]], alpha: float = 0.05
 ) -> tuple[str, dict[str, Difference], set[str]]:
     """Compare losses with the one of the highest mean, and tell which cannot be told apart from it.
 
-    Every pair is compared and Holm's correction runs over all pairs, so that the error of the whole
-    statement is at most ``alpha`` although the best is picked from the data.
+    Every pair is compared over the runs that both have, and Holm's correction runs over all pairs,
+    so that the error of the whole statement is at most ``alpha`` although the best is picked from
+    the data.
 
     Args:
-        scores: ``(S, Q)`` scores by loss, seeds and queries in the same order for all.
+        scores: by loss, and by run (seed and fold), ``(Q,)`` scores of the queries in one order.
         alpha: chance of calling any two equal losses different.
 
     Returns:
-        the best; how far each other one is behind it; and all that tie with it, itself included.
+        the best; how far each other one is behind it, if they share runs; and all that tie with
+        the best, itself included.
     """
-    best = max(scores, key=lambda name: float(scores[name].mean()))
-    behind = {
-        name: paired_difference(scores[best], scores[name]) for name in scores if name != best
+    means = {name: _mean(runs) for name, runs in scores.items()}
+    best = max(means, key=lambda name: means[name])
+    pairs = {
+        (a, b): difference
+        for a, b in combinations(sorted(scores, key=lambda name: name != best), 2)
+        if (difference := _over_shared_runs(scores[a], scores[b])) is not None
     }
-    p_values = {
-        (a, b): behind[b if a == best else a].p
-        if best in (a, b)
-        else paired_difference(scores[a], scores[b]).p
-        for a, b in combinations(scores, 2)
-    }
-    different = holm(p_values, alpha)
-    tied = {name for name in scores if {(best, name), (name, best)}.isdisjoint(different)}
-    return best, behind, tied
+    different = holm({pair: difference.p for pair, difference in pairs.items()}, alpha)
+    behind = {b: difference for (a, b), difference in pairs.items() if a == best}
+    return best, behind, {best} | {name for name in behind if (best, name) not in different}
+
+
+def _mean(runs: Mapping[Hashable, Scores]) -> float:
+    return math.fsum(float(scores.mean()) for scores in runs.values()) / len(runs)
+
+
+def _over_shared_runs(
+    a: Mapping[Hashable, Scores], b: Mapping[Hashable, Scores]
+) -> Difference | None:
+    """Compare over the runs that both have; None if they have too few to say anything."""
+    import numpy as np
+
+    shared = [run for run in a if run in b and a[run].shape == b[run].shape]
+    if not shared or (len(shared) == 1 and a[shared[0]].size == 1):
+        return None
+    return paired_difference(np.stack([a[r] for r in shared]), np.stack([b[r] for r in shared]))
 
 
 def holm(p_values: Mapping[K, float], alpha: float = 0.05) -> set[K]:

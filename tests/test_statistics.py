@@ -1,5 +1,7 @@
 """Intervals and tests, by closed forms and by simulation."""
 
+from collections.abc import Hashable
+
 import numpy as np
 import pytest
 
@@ -51,15 +53,30 @@ def test_paired_intervals_cover_and_do_not_cry_wolf(seeds: int, seed_noise: floa
     assert np.mean(false) <= 0.09
 
 
+def by_run(scores: dict[str, np.ndarray]) -> dict[str, dict[Hashable, np.ndarray]]:
+    return {loss: dict(enumerate(runs)) for loss, runs in scores.items()}
+
+
+def test_losses_are_compared_over_the_runs_that_both_have() -> None:
+    rng = np.random.default_rng(5)
+    scores = by_run(hits(rng, [1.0, 0.0, 0.9], 4, 1000, 0.02))
+    full = compare_all(scores)[1]["loss1"]
+    del scores["loss2"][3], scores["loss2"][2]
+    assert compare_all(scores)[1]["loss1"] == full
+    scores["loss2"] = {9: scores["loss2"][0]}
+    best, behind, tied = compare_all(scores)
+    assert (best, set(behind), tied) == ("loss0", {"loss1"}, {"loss0"})
+
+
 def test_equal_losses_are_rarely_called_different() -> None:
     rng = np.random.default_rng(2)
-    wrong = [len(compare_all(hits(rng, [0.0] * 4, 3, 300, 0.1))[2]) < 4 for _ in range(200)]
+    wrong = [len(compare_all(by_run(hits(rng, [0.0] * 4, 3, 300, 0.1)))[2]) < 4 for _ in range(200)]
     assert np.mean(wrong) <= 0.09
 
 
 def test_a_clear_difference_is_found() -> None:
     rng = np.random.default_rng(3)
-    best, behind, tied = compare_all(hits(rng, [1.0, 0.0, 0.98], 3, 2000, 0.02))
+    best, behind, tied = compare_all(by_run(hits(rng, [1.0, 0.0, 0.98], 3, 2000, 0.02)))
     assert best in ("loss0", "loss2")
     assert tied == {"loss0", "loss2"}
     assert behind["loss1"].p < 1e-3
