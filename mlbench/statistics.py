@@ -65,50 +65,88 @@ class Difference:
     effect: float | None
 
 
-def paired_difference(a: Scores, b: Scores, *, confidence: float = 0.95) -> Difference:
+@dataclass(frozen=True)
+class SeedNoise:
+    """Variance of the difference of two losses from seed to seed, and its degrees of freedom."""
+
+    variance: float
+    freedom: float
+
+
+def paired_difference(
+    a: Scores, b: Scores, *, noise: SeedNoise | None = None, confidence: float = 0.95
+) -> Difference:
     """Compare two losses by resampling seeds and queries, both paired.
 
     The bootstrap that draws seeds and queries with replacement has a variance in closed form
     (Owen 2007), so nothing is drawn. Two of its known faults are mended: it counts what is neither
     of the seed nor of the query three times, and it treats a handful of seeds like many. The
-    variance over seeds therefore gets Student's quantile of S - 1 degrees of freedom, that over
+    variance over seeds therefore gets Student's quantile of its degrees of freedom, that over
     queries its own, and the two half-widths add in squares (Banerjee 1961), which covers at least
     at the stated rate. With one seed the noise of seeds is unknown: the interval is of queries.
 
     Args:
         a: ``(S, Q)`` scores, such as hits at 1, of ``S`` seeds and ``Q`` queries.
         b: the same for the other loss, seeds and queries in the same order.
+        noise: between seeds, where more than these two losses tell of it.
         confidence: of the interval.
     """
     import numpy as np
 
     scores = np.asarray(a, dtype=np.float64) - b
-    mean = float(scores.mean())
-    variances = _variances(scores)
-    half_width = _half_width(variances, 1 - confidence)
-    of_seed = math.sqrt(variances[0][0] * len(scores))
-    effect = mean / of_seed if of_seed else None
-    return Difference(mean, half_width, _p_value(variances, mean), effect)
+    mean, seeds = float(scores.mean()), len(scores)
+    own = _seed_noise(scores)
+    used = noise or own
+    parts = (used.variance / seeds, used.freedom), _query_variance(scores)
+    effect = mean / math.sqrt(own.variance) if own.variance else None
+    return Difference(mean, _half_width(parts, 1 - confidence), _p_value(parts, mean), effect)
 
 
-def _variances(scores: Scores) -> tuple[tuple[float, int], tuple[float, int]]:
-    """Return the variance of the mean of ``(S, Q)`` scores over seeds and over queries, with df."""
+def pooled_noise(differences: Sequence[Scores], runs: Sequence[int]) -> SeedNoise | None:
+    """Pool the noise between seeds over all pairs of losses, as analysis of variance does.
+
+    It takes losses to be about equally noisy, and in turn needs no 10 seeds to see a difference
+    that stands out among the noise of all of them.
+
+    Args:
+        differences: ``(S, Q)`` differences of every pair.
+        runs: finished runs of each loss.
+
+    Returns:
+        None if no pair shares two runs.
+    """
+    noises = [_seed_noise(each) for each in differences if len(each) > 1]
+    freedom = math.fsum(noise.freedom for noise in noises)
+    if not freedom:
+        return None
+    variance = math.fsum(noise.variance * noise.freedom for noise in noises) / freedom
+    losses = len(runs)
+    return SeedNoise(variance, sum(n - 1 for n in runs) * (losses - 1) / losses)
+
+
+def _seed_noise(scores: Scores) -> SeedNoise:
+    means = scores.mean(axis=1) - scores.mean()
+    freedom = len(means) - 1
+    return SeedNoise(float(means @ means) / max(freedom, 1), freedom)
+
+
+def _query_variance(scores: Scores) -> tuple[float, int]:
+    """Return the variance of the mean of ``(S, Q)`` scores that is due to the queries, and df."""
     s, q = scores.shape
     mean = scores.mean()
     seeds, queries = scores.mean(axis=1) - mean, scores.mean(axis=0) - mean
     rest = scores - mean - seeds[:, None] - queries
-    of_seeds = float(seeds @ seeds) / max(s - 1, 1)
     of_queries = float(queries @ queries) / max(q - 1, 1)
     of_rest = float((rest**2).sum()) / max((s - 1) * (q - 1), 1)
-    return (of_seeds / s, s - 1), (max(of_queries - of_rest / s, 0.0) / q, q - 1)
+    return max(of_queries - of_rest / s, 0.0) / q, q - 1
 
 
-def _half_width(variances: Sequence[tuple[float, int]], alpha: float) -> float:
+def _half_width(variances: Sequence[tuple[float, float]], alpha: float) -> float:
     parts = (variance * _t_quantile(df, 1 - alpha) ** 2 for variance, df in variances if variance)
     return math.sqrt(math.fsum(parts))
 
 
-def _p_value(variances: Sequence[tuple[float, int]], mean: float) -> float:
+def _p_value(variances: Sequence[tuple[float, float]], mean: float) -> float:
     """Return the alpha at which the interval just reaches zero."""
     low, high = 0.0, 1.0
     for _ in range(50):
@@ -122,9 +160,9 @@ def compare_all(
 ) -> tuple[str, dict[str, Difference], set[str]]:
     """Compare losses with the one of the highest mean, and tell which cannot be told apart from it.
 
-    Every pair is compared over the runs that both have, and Holm's correction runs over all pairs,
-    so that the error of the whole statement is at most ``alpha`` although the best is picked from
-    the data.
+    Every pair is compared over the runs that both have, with the noise between seeds pooled over
+    all pairs. Holm's correction runs over all pairs, so that the error of the whole statement is at
+    most ``alpha`` although the best is picked from the data.
 
     Args:
         scores: by loss, and by run (seed and fold), ``(Q,)`` scores of the queries in one order.
@@ -136,11 +174,13 @@ def compare_all(
     """
     means = {name: _mean(runs) for name, runs in scores.items()}
     best = max(means, key=lambda name: means[name])
-    pairs = {
-        (a, b): difference
+    shared = {
+        (a, b): runs
         for a, b in combinations(sorted(scores, key=lambda name: name != best), 2)
-        if (difference := _over_shared_runs(scores[a], scores[b])) is not None
+        if (runs := _shared_runs(scores[a], scores[b])) is not None
     }
+    noise = pooled_noise([a - b for a, b in shared.values()], [len(r) for r in scores.values()])
+    pairs = {pair: paired_difference(a, b, noise=noise) for pair, (a, b) in shared.items()}
     different = holm({pair: difference.p for pair, difference in pairs.items()}, alpha)
     behind = {b: difference for (a, b), difference in pairs.items() if a == best}
     return best, behind, {best} | {name for name in behind if (best, name) not in different}
@@ -150,16 +190,16 @@ def _mean(runs: Mapping[Hashable, Scores]) -> float:
     return math.fsum(float(scores.mean()) for scores in runs.values()) / len(runs)
 
 
-def _over_shared_runs(
+def _shared_runs(
     a: Mapping[Hashable, Scores], b: Mapping[Hashable, Scores]
-) -> Difference | None:
-    """Compare over the runs that both have; None if they have too few to say anything."""
+) -> tuple[Scores, Scores] | None:
+    """Return ``(S, Q)`` scores of the runs that both have; None if too few to say anything."""
     import numpy as np
 
     shared = [run for run in a if run in b and a[run].shape == b[run].shape]
     if not shared or (len(shared) == 1 and a[shared[0]].size == 1):
         return None
-    return paired_difference(np.stack([a[r] for r in shared]), np.stack([b[r] for r in shared]))
+    return np.stack([a[run] for run in shared]), np.stack([b[run] for run in shared])
 
 
 def holm(p_values: Mapping[K, float], alpha: float = 0.05) -> set[K]:
