@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlbench.config import Request, make_plan
+from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
 from mlbench.spec import LossSpec
@@ -51,7 +52,7 @@ def build_loss(name: str, num_classes: int, embedding_dim: int, **params: ParamV
 def run(
     loss: str,
     *,
-    recipe: str = "default",
+    recipe: str | PathLike[str] = "default",
     dataset: str | None = None,
     data_root: str | PathLike[str] | None = None,
     backbone: str | None = None,
@@ -83,11 +84,11 @@ def run(
     """
     from mlbench import store
     from mlbench.laboratory import Laboratory, resolve_device
-    from mlbench.runner import run_one
+    from mlbench.runner import find_record, run_one
     from mlbench.spec import RunSpec
 
     request = Request(
-        recipe=recipe,
+        recipe=str(recipe),
         losses=(loss,),
         dataset=dataset,
         data_root=None if data_root is None else Path(data_root),
@@ -96,10 +97,19 @@ def run(
     )
     plan = make_plan(request)
     spec = RunSpec(plan.recipe, plan.losses[0], seed, fold)
-    known = store.find(Path(out), spec) if out is not None else None
-    if known is not None:
-        return known
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise MlbenchError(f"seed: {seed!r} must be an integer of at least 0")
+    folds = plan.recipe.selection.folds
+    if (fold is None) if folds else (fold is not None):
+        raise MlbenchError(f"fold: {fold!r} does not go with a recipe of {folds} folds")
+    if fold is not None and fold not in range(folds):
+        raise MlbenchError(f"fold: {fold!r} must be in 0 .. {folds - 1}")
     lab = Laboratory(plan.recipe, plan.files, resolve_device(device), lambda *_: None)
+    if out is not None:
+        store.check_writable(Path(out))
+        known = find_record(spec, lab, Path(out))
+        if known is not None:
+            return known
     record, queries = run_one(spec, lab)
     if out is not None:
         store.save(Path(out), record, queries)

@@ -32,7 +32,12 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except MlbenchError as error:
-            raise _UserError(str(error)) from error
+            # File names may hold line breaks and control characters.
+            line = "".join(c if c.isprintable() else " " for c in str(error))
+            raise _UserError(line) from error
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            sys.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,7 +57,10 @@ def main() -> None:
 
 
 def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    if value is not None and not names:
+        raise MlbenchError("--losses is empty; name at least one (see: mlbench list losses)")
+    return names
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,7 +83,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Change a recipe field (schedule.epochs=5) or a loss's parameter "
             "(softtriple.tau=0).",
         ),
-        click.option("--seeds", type=click.IntRange(1), help="Number of seeds. [default: 1]"),
+        click.option("--seeds", type=click.IntRange(1, 1000), help="Number of seeds. [default: 1]"),
         click.option(
             "--folds",
             type=click.IntRange(2),
@@ -250,10 +258,12 @@ def ablate(
     run, such as for lack of weights, is listed with the reason.
     """
     from mlbench.config import make_plan
-    from mlbench.ladder import climb, ladder, waterfall
+    from mlbench.ladder import check_picture, climb, ladder, waterfall
     from mlbench.live import Matrix
     from mlbench.table import ladder_sheet
 
+    if picture:
+        check_picture(picture)
     plans = [make_plan(_request(recipe=r, losses=(loss,), **options)) for r in (start, end)]
     with Matrix(out, device) as matrix:
 

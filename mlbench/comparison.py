@@ -89,7 +89,7 @@ def compare(records: Mapping[Path, RunRecord]) -> list[Comparison]:
         records: by the path of their file, beside which the per-query results lie.
     """
     groups: dict[tuple[str, str, int, str], dict[Path, RunRecord]] = {}
-    for path, r in records.items():
+    for path, r in _without_copies(records).items():
         key = (r.recipe_id, r.dataset.fingerprint, r.protocol_version, r.weights_id)
         groups.setdefault(key, {})[path] = r
     ordered = [group for _, group in sorted(groups.items())]
@@ -98,6 +98,14 @@ def compare(records: Mapping[Path, RunRecord]) -> list[Comparison]:
         replace(_comparison(group), differences=_sentences(first, _identity(group)))
         for group in ordered
     ]
+
+
+def _without_copies(records: Mapping[Path, RunRecord]) -> dict[Path, RunRecord]:
+    """Keep one of identical records: a copied folder is no second seed."""
+    seen: dict[str, Path] = {}
+    for path, record in records.items():
+        seen.setdefault(record.to_json(), path)
+    return {path: records[path] for path in seen.values()}
 
 
 def merge(comparisons: Sequence[Comparison]) -> Comparison:
@@ -227,8 +235,11 @@ def _scores(records: Mapping[Path, RunRecord], metric: str) -> dict[Hashable, Sc
     for path, record in records.items():
         if record.status == "ok":
             found = query_scores(path, metric)
-            one = np.asarray([record.metrics[metric]], dtype=np.float64)
-            scores[record.seed, record.fold] = one if found is None else found
+            figure = record.metrics[metric]
+            # Scores that do not add up to the record's figure are not its own.
+            if found is None or not len(found) or abs(found.mean() - figure) > 1e-5:
+                found = np.asarray([figure], dtype=np.float64)
+            scores[record.seed, record.fold] = found
     return scores
 
 

@@ -110,10 +110,10 @@ def recipe_fields(name_or_path: str) -> dict[str, Any]:
     Raises:
         MlbenchError: as ``load_recipe``.
     """
-    table, _ = _recipe_table(name_or_path)
+    table, where = _recipe_table(name_or_path)
     given = {
         f"losses.{loss}.{parameter}": value
-        for loss, parameters in table.get("losses", {}).items()
+        for loss, parameters in _loss_parameters(table, where).items()
         for parameter, value in parameters.items()
     }
     return {**load_recipe(name_or_path).flat(), **given}
@@ -127,10 +127,10 @@ def make_plan(request: Request) -> Plan:
     """
     benchmark = _read_benchmark(request.benchmark) if request.benchmark else {}
     table, where = _recipe_table(request.recipe or benchmark.get("recipe", "default"))
-    losses = _losses(request, benchmark, table.pop("losses", {}), where)
-    if request.dataset:
+    losses = _losses(request, benchmark, _loss_parameters(table, where))
+    if request.dataset is not None:
         table["data"] = {**table.get("data", {}), "name": request.dataset}
-    if request.backbone:
+    if request.backbone is not None:
         table["backbone"] = {**table.get("backbone", {}), "name": request.backbone}
     for key, value in request.settings:
         _set(key, value, table, losses)
@@ -139,48 +139,57 @@ def make_plan(request: Request) -> Plan:
     DATASETS.get(recipe.data.name)
     BACKBONES.get(recipe.backbone.name)
     seeds = request.seeds if request.seeds is not None else benchmark.get("seeds", 1)
-    if type(seeds) is not int or seeds < 1:
-        raise MlbenchError(f"seeds: {seeds!r} must be an integer of at least 1")
+    if type(seeds) is not int or not 1 <= seeds <= 1000:
+        raise MlbenchError(f"seeds: {seeds!r} must be an integer from at least 1 to 1000")
     specs = tuple(LossSpec.of(entry, params) for entry, params in losses)
     return Plan(recipe, tuple(dict.fromkeys(specs)), seeds, files)
 
 
-def _recipe_table(source: str | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the plain table of a recipe and where it comes from.
+def _recipe_table(
+    source: object, folder: Path | None = None, passed: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], str]:
+    """Return the plain table of a recipe, all its sections tables, and where it comes from.
 
     A table (or file) with the key ``base`` changes single fields of another recipe. Its table
     ``losses`` is no part of the recipe: it gives losses the parameters they have under it.
+
+    Args:
+        source: a shipped recipe's name, a TOML file, or a table.
+        folder: that relative paths start from; None for the working directory.
+        passed: files on the way here through ``base``.
     """
     if isinstance(source, Mapping):
-        return _with_base(dict(source), "recipe")
-    if source.endswith(".toml") or "/" in source:
-        return _with_base(read_toml(Path(source)), source)
-    return tomllib.loads(recipe_text(source)), f"recipe {source}"
+        return _with_base(dict(source), "recipe", folder, passed)
+    if not isinstance(source, str):
+        raise MlbenchError(f"recipe: expected a name, a file or a table, got {source!r}")
+    if not source.endswith(".toml") and "/" not in source:
+        return tomllib.loads(recipe_text(source)), f"recipe {source}"
+    path = Path(folder or "", source)
+    if str(path.resolve()) in passed:
+        raise MlbenchError(f"{source}: base goes in a circle; let one of the files have no base")
+    return _with_base(read_toml(path), str(path), path.parent, (*passed, str(path.resolve())))
 
 
-def _with_base(table: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
+def _with_base(
+    table: dict[str, Any], where: str, folder: Path | None, passed: tuple[str, ...]
+) -> tuple[dict[str, Any], str]:
     base = table.pop("base", None)
-    if base is None:
-        return table, where
-    if not isinstance(base, str):
-        raise MlbenchError(f"{where}: base must be the name of a recipe, got {base!r}")
-    merged, _ = _recipe_table(base)
     for section, fields in table.items():
-        if isinstance(fields, Mapping) and isinstance(merged.get(section), Mapping):
-            merged[section] = {**merged[section], **fields}
-        else:
-            merged[section] = fields
-    return merged, where
+        if not isinstance(fields, Mapping):
+            raise MlbenchError(f"{where}: {section}: expected a table, got {fields!r}")
+    merged = {} if base is None else _recipe_table(base, folder, passed)[0]
+    changed = {name: {**merged.get(name, {}), **fields} for name, fields in table.items()}
+    return {**merged, **changed}, where
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; MlbenchError names the file and the line that is wrong."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise MlbenchError(f"no file '{path}'; shipped recipes: mlbench list recipes") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise MlbenchError(f"{path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise MlbenchError(f"{path}: not readable as TOML ({error})") from error
 
 
 def _read_benchmark(path: Path) -> dict[str, Any]:
@@ -191,11 +200,18 @@ def _read_benchmark(path: Path) -> dict[str, Any]:
     return table
 
 
+def _loss_parameters(table: dict[str, Any], where: str) -> dict[str, dict[str, ParamValue]]:
+    """Take the parameters that a recipe gives to losses out of its table."""
+    given = table.pop("losses", {})
+    return check_value(dict[str, dict[str, ParamValue]], given, f"{where}: losses")
+
+
 def _losses(
-    request: Request, benchmark: Mapping[str, Any], of_recipe: object, where: str
+    request: Request,
+    benchmark: Mapping[str, Any],
+    given: Mapping[str, Mapping[str, ParamValue]],
 ) -> list[tuple[LossEntry, dict[str, ParamValue]]]:
     """Return the losses asked for, with parameters from the recipe, then the benchmark file."""
-    given = check_value(dict[str, dict[str, ParamValue]], of_recipe, f"{where}: losses")
     items = request.losses or benchmark.get("losses", DEFAULT_LOSSES)
     if not isinstance(items, list | tuple) or not items:
         raise MlbenchError(f"losses: expected a list of names or tables, got {items!r}")
@@ -217,7 +233,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise MlbenchError(f"--set {text}: expected key=value")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,8 @@ _FEATURES_VERSION = 1
 
 def resolve_device(name: str) -> torch.device:
     """Return the device for ``auto``, ``cpu`` or ``cuda``; MlbenchError if there is none."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise MlbenchError(f"device: {name!r} is not one of auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise MlbenchError("--device cuda: torch finds no GPU here; use --device cpu or auto")
     if name == "auto":
@@ -174,8 +177,9 @@ class Laboratory:
         backbone = [self.recipe.backbone.name, self.weights_id, str(self.device), torch.__version__]
         key = digest([_FEATURES_VERSION, self.dataset.fingerprint, side, *used, *backbone])
         path = cache_dir("features") / f"{key}.npy"
-        if path.exists():
-            return torch.from_numpy(np.load(path, allow_pickle=False))
+        kept = _load_features(path, len(self.images(side)))
+        if kept is not None:
+            return kept
         features = self._compute_features(side, seed)
         with atomic_file(path) as file:
             np.save(file, features.numpy(), allow_pickle=False)
@@ -195,3 +199,13 @@ class Laboratory:
             key = f"{self.dataset.fingerprint}-{side}"
             self._caches[side, resize] = open_cache(self.images(side), resize, key, report)
         return self._caches[side, resize]
+
+
+def _load_features(path: Path, count: int) -> Tensor | None:
+    """Read cached features ``(count, F)``; None if there are none, or the file is damaged."""
+    try:
+        features = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = features.ndim == 2 and len(features) == count and features.dtype == np.float32
+    return torch.from_numpy(features) if whole else None

@@ -136,23 +136,28 @@ def climb(
         one result a rung; one that cannot run (such as for lack of weights) says why.
     """
     results: list[RungResult] = []
-    base: Mapping[Path, RunRecord] | None = None
+    base: Mapping[Path, RunRecord] = {}
     for rung in rungs:
-        try:
-            records = run(rung.plan)
-        except MlbenchError as error:
-            results.append(RungResult(rung, None, None, str(error)))
-            continue
-        finished = {p: r for p, r in records.items() if r.status == "ok"}
-        if not finished:
-            results.append(RungResult(rung, None, None, "every run diverged"))
-            continue
-        recall = estimate([float(r.metrics["R@1"]) for r in finished.values()])
-        gain = _gain(base, finished) if base else None
-        results.append(RungResult(rung, recall, gain))
-        if base is None or mode == "cumulative":
+        finished, problem = _finished(rung.plan, run)
+        figures = [float(r.metrics["R@1"]) for r in finished.values()]
+        recall = estimate(figures) if figures else None
+        gain = _gain(base, finished) if base and finished else None
+        results.append(RungResult(rung, recall, gain, problem))
+        if mode == "cumulative" or rung is rungs[0]:
             base = finished
     return results
+
+
+def _finished(
+    plan: Plan, run: Callable[[Plan], Mapping[Path, RunRecord]]
+) -> tuple[dict[Path, RunRecord], str]:
+    """Return the finished runs of a plan, or none and the reason."""
+    try:
+        records = run(plan)
+    except MlbenchError as error:
+        return {}, str(error)
+    finished = {path: record for path, record in records.items() if record.status == "ok"}
+    return finished, "" if finished else "every run diverged"
 
 
 def _gain(before: Mapping[Path, RunRecord], after: Mapping[Path, RunRecord]) -> Difference | None:
@@ -170,12 +175,19 @@ def _gain(before: Mapping[Path, RunRecord], after: Mapping[Path, RunRecord]) -> 
     return paired_difference(np.stack([a for a, _ in whole]), np.stack([b for _, b in whole]))
 
 
+def check_picture(path: Path) -> None:
+    """Raise MlbenchError if no picture can be written to ``path``."""
+    if path.suffix not in (".png", ".svg") or not path.parent.is_dir():
+        raise MlbenchError(f"cannot write the picture {path}: give a .png or .svg in a folder")
+
+
 def waterfall(results: Sequence[RungResult], path: Path, title: str) -> None:
     """Draw the ladder as a waterfall, to PNG or SVG by the suffix of ``path``.
 
     Raises:
         MlbenchError: the file cannot be written, or its suffix is of no picture.
     """
+    check_picture(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.6 * len(results) + 1.6), layout="constrained")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
 from mlbench.provenance import Provenance
-from mlbench.spec import LossSpec, Recipe, RunSpec, build
+from mlbench.spec import LossSpec, Natural, Recipe, RunSpec, build
 
 SCHEMA_VERSION = 1
 PROTOCOL_VERSION = 1
@@ -100,12 +101,12 @@ class RunRecord:
     loss: str
     loss_source: str
     params: dict[str, ParamValue]
-    seed: int
-    fold: int | None
+    seed: Natural
+    fold: Natural | None
     dataset: DatasetFacts
     protocol_version: int
     weights_id: str
-    status: str
+    status: Literal["ok", "diverged"]
     selected_epoch: int | None
     metrics: dict[str, int | float]
     loss_report: dict[str, float]
@@ -136,7 +137,7 @@ class RunRecord:
         """
         try:
             table = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MlbenchError(f"{where}: not valid JSON ({error})") from error
         if not isinstance(table, dict) or "schema_version" not in table:
             raise MlbenchError(f"{where}: not a record of mlbench (no schema_version)")
@@ -148,6 +149,22 @@ class RunRecord:
         record = build(cls, table, where)
         if record.recipe.recipe_id != record.recipe_id:
             raise MlbenchError(f"{where}: recipe_id does not match the recipe; was it edited?")
-        if record.status == "ok" and not record.metrics:
-            raise MlbenchError(f"{where}: finished but without metrics; was it edited?")
+        _check_metrics(record, where)
         return record
+
+
+def _check_metrics(record: RunRecord, where: str) -> None:
+    """Refuse figures that no evaluation gives; such a record was edited or damaged."""
+    if record.status == "diverged":
+        if record.metrics:
+            raise MlbenchError(f"{where}: diverged but with metrics; was it edited?")
+        return
+    recalls = {f"R@{k}" for k in record.recipe.evaluation.ks}
+    fractions = recalls | {"NMI", "MAP@R", "R-Precision"}
+    wanted = fractions | {"n_query", "n_gallery", "n_lone"}
+    if set(record.metrics) != wanted:
+        wrong = ", ".join(sorted(set(record.metrics) ^ wanted))
+        raise MlbenchError(f"{where}: without metrics or with others ({wrong}); was it edited?")
+    for name in fractions:
+        if not -1e-9 <= record.metrics[name] <= 1 + 1e-9:
+            raise MlbenchError(f"{where}: {name} is {record.metrics[name]}, no fraction")

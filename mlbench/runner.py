@@ -66,8 +66,8 @@ def run_one(spec: RunSpec, lab: Laboratory) -> tuple[RunRecord, QueryResults | N
         return _record(spec, lab, watch, trained, None), None
     with watch("evaluate"):
         embeddings = embed(trained.network, lab.inputs("test", spec.seed))
-        results = _evaluate(embeddings, lab, spec.seed)
-    return _record(spec, lab, watch, trained, results), results.queries
+        results = _evaluate(embeddings, lab, spec.seed) if has_directions(embeddings) else None
+    return _record(spec, lab, watch, trained, results), results.queries if results else None
 
 
 def train(spec: RunSpec, lab: Laboratory, watch: Stopwatch) -> Trained:
@@ -121,7 +121,10 @@ class _Selection:
         """Return what the rule judges the epoch by; keep its network if it is the best so far."""
         if self.rule == "last":
             return None
-        metrics = summarize(evaluate_queries(embed(self.network, self.source), self.labels))
+        embeddings = embed(self.network, self.source)
+        if not has_directions(embeddings):
+            return None
+        metrics = summarize(evaluate_queries(embeddings, self.labels))
         value = metrics["MAP@R" if self.rule == "validation" else "R@1"]
         if self.best is None or value > self.best[0]:
             self.best = value, epoch, copy.deepcopy(self.network.state_dict())
@@ -146,6 +149,17 @@ class Results:
     queries: QueryResults
 
 
+def has_directions(embeddings: Tensor) -> bool:
+    """Tell whether all embeddings are finite and none is zero; else the network has diverged."""
+    return bool(torch.isfinite(embeddings).all() and embeddings.any(dim=1).all())
+
+
+def _directed(features: Tensor) -> Tensor:
+    """Give all-zero features, such as a blank image's after ReLU, one common direction."""
+    blank = ~features.any(dim=1, keepdim=True)
+    return features.masked_fill(blank, 1.0)
+
+
 def _evaluate(embeddings: Tensor, lab: Laboratory, seed: int) -> Results:
     labels, spec = lab.images("test").labels, lab.recipe.evaluation
     queries = evaluate_queries(embeddings, labels, ks=spec.ks)
@@ -165,7 +179,7 @@ def _baseline(
         elif spec.loss.name == "pca":
             test = pca(lab.features("train", spec.seed), test, lab.recipe.head.dim)
     with watch("evaluate"):
-        results = _evaluate(test, lab, spec.seed)
+        results = _evaluate(_directed(test), lab, spec.seed)
     return _record(spec, lab, watch, None, results), results.queries
 
 
@@ -254,6 +268,12 @@ class Stopwatch:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
 
 
+def find_record(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
+    """Return the record of a run under ``out``, if it was made with the same data and loss."""
+    source = "built-in" if spec.loss.name in BASELINES else LOSSES.get(spec.loss.name).source
+    return store.find(out, spec, lab.dataset.fingerprint, source)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A cell of the plan after its turn: its record, its file, and whether it was there before."""
@@ -281,8 +301,9 @@ def run_all(
     Raises:
         MlbenchError: the data or the weights are not there or bad; named before the first run.
     """
+    store.check_writable(out)
     lab = Laboratory(plan.recipe, plan.files, device, progress)
-    known = [(spec, store.find(out, spec)) for spec in specs]
+    known = [(spec, find_record(spec, lab, out)) for spec in specs]
     if any(record is None for _, record in known):
         lab.prepare()
     for spec, record in known:

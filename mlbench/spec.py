@@ -119,7 +119,7 @@ class HeadSpec:
     """
 
     kind: Literal["linear", "relu-bn-linear"]
-    dim: Count
+    dim: Annotated[int, Range(1, 65536)]
 
 
 @dataclass(frozen=True)
@@ -240,6 +240,8 @@ class Recipe:
             raise MlbenchError("recipe: input.train_resize is below input.size; the crop must fit")
         if self.selection.rule == "validation" and self.selection.folds < 2:
             raise MlbenchError("recipe: selection.rule 'validation' needs selection.folds >= 2")
+        if 1 not in self.evaluation.ks or len(set(self.evaluation.ks)) != len(self.evaluation.ks):
+            raise MlbenchError("recipe: evaluation.ks must hold 1, and no value twice")
         if self.selection.folds == 1:
             raise MlbenchError("recipe: selection.folds must be 0 (none) or at least 2")
 
@@ -377,7 +379,7 @@ def _check_union(choices: tuple[Any, ...], value: object, where: str) -> Any:
 
 def _check_scalar(kind: type, value: object, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1000 else float("inf")
     if kind is float and isinstance(value, float) and value - value != 0:
         raise MlbenchError(f"{where}: {value!r} is not a finite number")
     if type(value) is not kind:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file
-from mlbench.record import RunRecord
+from mlbench.record import PROTOCOL_VERSION, RunRecord
 from mlbench.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -51,16 +51,58 @@ def load(path: Path) -> RunRecord:
     return RunRecord.from_json(text, str(path))
 
 
-def find(out: Path, spec: RunSpec) -> RunRecord | None:
-    """Return the record of a run if there is one; a damaged one is set aside to be made anew."""
+def check_writable(out: Path) -> None:
+    """Raise MlbenchError if the results folder cannot be made or written; before any work."""
+    there = out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        if not there:
+            out.rmdir()
+    except OSError as error:
+        raise MlbenchError(
+            f"cannot write to the results folder {out}: {error.strerror or error}; "
+            "give another one with --out"
+        ) from error
+
+
+def find(out: Path, spec: RunSpec, fingerprint: str, loss_source: str) -> RunRecord | None:
+    """Return the record of a run if it is there and was made with this data and loss.
+
+    One that is damaged, or of other data, another version of the loss or another protocol, is set
+    aside (``.damaged``, ``.outdated``), so that the run is made anew and nothing is lost.
+
+    Args:
+        out: the results folder.
+        spec: the run.
+        fingerprint: of the data set that it would be made with.
+        loss_source: of the loss that it would be made with.
+
+    Raises:
+        MlbenchError: the old record cannot be set aside.
+    """
     path = record_path(out, spec)
     if not path.exists():
         return None
     try:
-        return load(path)
+        record = load(path)
     except MlbenchError:
-        path.replace(path.with_suffix(".damaged"))
+        _set_aside(path, ".damaged")
         return None
+    wanted = (spec, fingerprint, loss_source, PROTOCOL_VERSION)
+    made = (record.spec, record.dataset.fingerprint, record.loss_source, record.protocol_version)
+    if made != wanted:
+        _set_aside(path, ".outdated")
+        return None
+    return record
+
+
+def _set_aside(path: Path, suffix: str) -> None:
+    try:
+        path.replace(path.with_suffix(suffix))
+    except OSError as error:
+        raise MlbenchError(f"cannot rename {path}: {error.strerror or error}") from error
 
 
 def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
@@ -99,15 +141,16 @@ def query_scores(path: Path, metric: str) -> npt.NDArray[np.float64] | None:
         return None
     try:
         with np.load(beside, allow_pickle=False) as arrays:
+            ap_at_r = np.asarray(arrays["ap_at_r"], dtype=np.float64)
             if metric == "MAP@R":
-                return arrays["ap_at_r"].astype(np.float64)
-            ks = [f"R@{k}" for k in arrays["ks"]]
-            if metric not in ks:
-                return None
-            hits = np.unpackbits(arrays["hits"], axis=0, count=len(arrays["ap_at_r"]))
-            return hits[:, ks.index(metric)].astype(np.float64)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                scores = ap_at_r
+            else:
+                column = [f"R@{k}" for k in arrays["ks"].tolist()].index(metric)
+                hits = np.unpackbits(arrays["hits"], axis=0, count=len(ap_at_r))
+                scores = hits[:, column].astype(np.float64)
+    except Exception:  # what a damaged archive makes numpy and zipfile raise has no common type
         return None
+    return scores if scores.ndim == 1 and np.isfinite(scores).all() else None
 
 
 def load_results(path: str | os.PathLike[str]) -> list[RunRecord]:

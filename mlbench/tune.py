@@ -25,7 +25,7 @@ from mlbench.laboratory import Laboratory, Progress
 from mlbench.metrics import evaluate_queries, summarize
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
-from mlbench.runner import Stopwatch, set_precision, train
+from mlbench.runner import Stopwatch, has_directions, set_precision, train
 from mlbench.spec import LossSpec, Recipe, RunSpec, digest
 from mlbench.statistics import Estimate, estimate
 from mlbench.table import Line, Sheet
@@ -180,6 +180,8 @@ def _evaluate_fold(spec: RunSpec, lab: Laboratory) -> tuple[float | None, int]:
         return None, trained.images_seen
     members = trained.part.validation
     embeddings = embed(trained.network, Subset(lab.inputs("train", spec.seed), members))
+    if not has_directions(embeddings):
+        return None, trained.images_seen
     results = evaluate_queries(embeddings, lab.images("train").labels[members])
     return float(summarize(results)["MAP@R"]), trained.images_seen
 

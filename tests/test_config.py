@@ -99,6 +99,7 @@ def test_bare_words_are_strings() -> None:
         (["input.size=300"], "input.test_resize"),
         (["selection.rule=validation"], "selection.folds >= 2"),
         (["ks=4"], "expected a list"),
+        (["ks=[2]"], "must hold 1"),
         (["loss_lr=fast"], "is not one of declared"),
         (["backbone.weights=missing.pth"], "no file 'missing.pth'"),
     ],
@@ -117,6 +118,7 @@ def test_bad_settings_are_named(settings: list[str], message: str) -> None:
         ({"recipe": "froze"}, "did you mean frozen"),
         ({"recipe": "missing.toml"}, "no file 'missing.toml'"),
         ({"seeds": 0}, "at least 1"),
+        ({"dataset": ""}, "unknown dataset"),
     ],
 )
 def test_unknown_names_have_near_misses(request_: dict[str, Any], message: str) -> None:
@@ -145,16 +147,26 @@ def test_a_recipe_file_may_change_another(tmp_path: Path) -> None:
         ),
         ('base = "frozne"\n', "did you mean frozen"),
         ("[data]\nname = 'glyphs'\n", "missing input, backbone"),
-        ("schedule = 3\n", "missing"),
+        ("schedule = 3\n", "schedule: expected a table"),
         ('base = "frozen"\nschedule = 3\n', "expected a table"),
         ("x = = 1\n", "line 1"),
-        ("base = 3\n", "base must be"),
+        ("base = 3\n", "expected a name, a file or a table"),
+        ('base = "./mine.toml"\n', "base goes in a circle"),
+        ("x = " + "[" * 5000, "not readable as TOML"),
+        ('base = "frozen"\nlosses = 5\n', "losses: expected a table"),
+        ('base = "frozen"\n[head]\ndim = 1' + "0" * 30 + "\n", "at most 65536"),
     ],
 )
 def test_bad_recipe_files_name_file_and_key(tmp_path: Path, text: str, message: str) -> None:
     file = write(tmp_path / "mine.toml", text)
     with pytest.raises(MlbenchError, match=message):
         load_recipe(str(file))
+
+
+def test_a_base_is_found_beside_the_file_that_names_it(tmp_path: Path) -> None:
+    write(tmp_path / "parent.toml", 'base = "frozen"\n[schedule]\nepochs = 3\n')
+    child = write(tmp_path / "child.toml", 'base = "./parent.toml"\n')
+    assert load_recipe(str(child)).schedule.epochs == 3
 
 
 def test_a_benchmark_file_names_recipe_losses_and_seeds(tmp_path: Path) -> None:
@@ -182,6 +194,7 @@ def test_a_benchmark_file_names_recipe_losses_and_seeds(tmp_path: Path) -> None:
         ("losses = 3", "expected a list"),
         ("losses = [{tau = 1}]", "each needs a name"),
         ("losses = [3]", "each needs a name"),
+        ("recipe = 5", "expected a name, a file or a table"),
         ("seeds = 'x'", "at least 1"),
         ("losses = [{name = 'softtriple', K = 2}]", "unknown parameter of softtriple 'K'"),
     ],

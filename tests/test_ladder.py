@@ -2,15 +2,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import QUICK
 from PIL import Image
+from test_record import record
 
+from mlbench import store
 from mlbench.cli import main
 from mlbench.config import Plan, Request, load_recipe, make_plan
 from mlbench.errors import MlbenchError
 from mlbench.ladder import FACTORS, climb, factor_of, ladder, waterfall
+from mlbench.metrics import evaluate_queries, summarize
 
 
 def plan(recipe: str, **request: Any) -> Plan:
@@ -71,6 +75,24 @@ def test_what_cannot_run_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
     waterfall(results, tmp_path / "w.png", "title")
     with pytest.raises(MlbenchError, match="cannot write the picture"):
         waterfall(results, tmp_path / "w.nonsense", "title")
+
+
+def test_no_gain_is_measured_across_a_rung_that_did_not_run(tmp_path: Path) -> None:
+    rungs = ladder(plan("blog"), plan("paper"))
+    made = iter(range(len(rungs)))
+
+    def run(given: Plan) -> Any:
+        number = next(made)
+        if number == 1:
+            raise MlbenchError("no")
+        rng = np.random.default_rng(number)
+        queries = evaluate_queries(rng.normal(size=(40, 4)), np.arange(40) % 5)
+        figures = {**summarize(queries), "NMI": 0.5}
+        path = store.save(tmp_path, record(given.runs()[0], metrics=figures), queries)
+        return {path: store.load(path)}
+
+    gains = [result.gain is not None for result in climb(rungs, run)]
+    assert gains == [False, False, False, *[True] * (len(rungs) - 3)]
 
 
 def test_ablate_prints_the_gains_and_draws_them(photos: Path, tmp_path: Path) -> None:

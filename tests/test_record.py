@@ -38,7 +38,8 @@ def record(spec: RunSpec, recall: float = 0.5, **changes: Any) -> RunRecord:
         weights_id="none",
         status="ok",
         selected_epoch=3,
-        metrics={"R@1": recall, "R@10": 0.9, "R@2": recall + 0.1, "NMI": 0.3, "MAP@R": 0.2}
+        metrics={"R@1": recall, "R@8": 0.9, "R@2": recall + 0.1, "NMI": 0.3, "MAP@R": 0.2}
+        | {"R@4": recall + 0.2}
         | {"R-Precision": 0.25, "n_query": 90, "n_gallery": 90, "n_lone": 0},
         loss_report={"distinct_centers": 2.5},
         curve=(EpochRow(0, 1.5, 0.1, None),),
@@ -60,6 +61,11 @@ def test_a_record_survives_its_json() -> None:
         ({"schema_version": 99}, "schema 99"),
         ({"seed": "one"}, "expected an integer"),
         ({"metrics": {}}, "without metrics"),
+        ({"metrics": record(RUNS[0]).metrics | {"R@1": -5.0}}, "R@1 is -5.0"),
+        ({"metrics": record(RUNS[0]).metrics | {"R@x": 0.5}}, "R@x"),
+        ({"status": "foo"}, "not one of ok, diverged"),
+        ({"status": "diverged"}, "diverged but with metrics"),
+        ({"seed": -1}, "at least 0"),
         ({"recipe_id": "0" * 12}, "does not match"),
         ({"nonsense": 1}, "unknown key 'nonsense'"),
         ({"curve": 7}, "expected a list"),
@@ -82,8 +88,8 @@ def test_store_keeps_records_and_hits(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     queries = evaluate_queries(rng.normal(size=(20, 4)), np.arange(20) % 5)
     path = store.save(tmp_path, record(RUNS[0]), queries)
-    assert store.find(tmp_path, RUNS[0]) == record(RUNS[0])
-    assert store.find(tmp_path, RUNS[1]) is None
+    assert store.find(tmp_path, RUNS[0], "f" * 64, "built-in") == record(RUNS[0])
+    assert store.find(tmp_path, RUNS[1], "f" * 64, "built-in") is None
     with np.load(path.with_suffix(".npz"), allow_pickle=False) as beside:
         hits = np.unpackbits(beside["hits"], axis=0, count=20).astype(bool)
         assert (hits == queries.hits).all()
@@ -93,8 +99,17 @@ def test_store_keeps_records_and_hits(tmp_path: Path) -> None:
 def test_a_damaged_record_is_set_aside_to_be_made_anew(tmp_path: Path) -> None:
     path = store.save(tmp_path, record(RUNS[0]), None)
     path.write_text(path.read_text()[:100])
-    assert store.find(tmp_path, RUNS[0]) is None
+    assert store.find(tmp_path, RUNS[0], "f" * 64, "built-in") is None
     assert [p.suffix for p in path.parent.iterdir()] == [".damaged"]
+
+
+@pytest.mark.parametrize(("data", "source"), [("0" * 64, "built-in"), ("f" * 64, "mine 2.0")])
+def test_a_record_of_other_data_or_another_loss_is_not_taken(
+    tmp_path: Path, data: str, source: str
+) -> None:
+    path = store.save(tmp_path, record(RUNS[0]), None)
+    assert store.find(tmp_path, RUNS[0], data, source) is None
+    assert [p.suffix for p in path.parent.iterdir()] == [".outdated"]
 
 
 def test_results_name_the_damaged_and_keep_the_rest(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import QUICK
+from PIL import Image
 
 import mlbench
 from mlbench import store
 from mlbench.comparison import compare
-from mlbench.config import load_recipe
-from mlbench.laboratory import resolve_device, training_part
-from mlbench.spec import Recipe
+from mlbench.config import Files, Request, load_recipe, make_plan
+from mlbench.laboratory import Laboratory, resolve_device, training_part
+from mlbench.runner import run_one
+from mlbench.spec import LossSpec, Recipe, RunSpec
 
 
 def quick_run(photos: Path, loss: str = "softtriple", **options: Any) -> mlbench.RunRecord:
@@ -78,6 +80,45 @@ def more_photos(photos: Path) -> Path:
     for number in (6, 7):
         shutil.copytree(photos / "class0", photos / f"class{number}")
     return photos
+
+
+def test_a_network_that_blows_up_in_its_last_step_has_diverged(photos: Path) -> None:
+    settings = {"optimizer.name": "sgd", "lr": 1e19, "head_lr": 1e19, "batch.size": 32}
+    record = quick_run(photos, "triplet", settings=settings | {"schedule.epochs": 1})
+    assert record.status == "diverged"
+
+
+def test_blank_images_do_not_stop_the_baselines(photos: Path, tmp_path: Path) -> None:
+    for path in photos.rglob("*.png"):
+        Image.new("RGB", (40, 36)).save(path)
+    spec = RunSpec(load_recipe("default"), LossSpec("pca"), 0)
+    files = Files(data_root=photos.parent)
+    recipe = make_plan(Request(dataset=f"folder:{photos}", settings=tuple(QUICK.items()))).recipe
+    lab = Laboratory(recipe, files, torch.device("cpu"), lambda *_: None)
+    record, _ = run_one(replace(spec, recipe=recipe), lab)
+    assert record.status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed: -1"),
+        ({"seed": 1.5}, "seed: 1.5"),
+        ({"fold": 0}, "does not go with a recipe of 0 folds"),
+        ({"device": "foo"}, "not one of auto, cpu, cuda"),
+    ],
+)
+def test_wrong_arguments_are_named(photos: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(mlbench.MlbenchError, match=message):
+        quick_run(photos, **options)
+
+
+def test_changed_images_are_run_anew(photos: Path, tmp_path: Path) -> None:
+    first = quick_run(photos, out=tmp_path / "out")
+    image = next(photos.rglob("*.png"))
+    Image.new("RGB", (40, 36), "red").save(image)
+    again = quick_run(photos, out=tmp_path / "out")
+    assert again.dataset.fingerprint != first.dataset.fingerprint
 
 
 def test_validation_selects_the_best_epoch_on_held_out_classes(photos: Path) -> None:

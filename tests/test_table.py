@@ -35,7 +35,7 @@ def compared(given: list[RunRecord]) -> list[Comparison]:
 def test_baselines_come_first_and_the_best_is_a_trained_loss() -> None:
     (comparison,) = compared(records())
     assert [row.label for row in comparison.rows] == ["untrained", "npairs", "softtriple"]
-    assert comparison.metrics == ("R@1", "R@2", "R@10", "NMI", "MAP@R", "R-Precision")
+    assert comparison.metrics == ("R@1", "R@2", "R@4", "R@8", "NMI", "MAP@R", "R-Precision")
     best = comparison.rows[2]
     assert best.behind["R@1"] is None
     assert best.estimates["R@1"].mean == pytest.approx(0.62)
@@ -63,6 +63,20 @@ def test_merged_rows_say_why_they_are_not_comparable() -> None:
     printed = sheet(merged)
     assert sum("[1]" in line.cells[0] for line in printed.lines) == len(noted)
     assert printed.notes[0].startswith("[1] not comparable: schedule.epochs")
+
+
+def test_a_copied_record_is_no_second_seed() -> None:
+    (comparison,) = compared([*records(), *records()])
+    assert [row.runs for row in comparison.rows] == [1, 3, 3]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"\x93NUMPY"])
+def test_damaged_hits_are_left_out(tmp_path: Path, damage: bytes) -> None:
+    saved(tmp_path, {"softtriple": 0.6, "npairs": 0.3})
+    for path in tmp_path.rglob("*.npz"):
+        path.write_bytes(damage)
+    (comparison,) = compare(store.read_results(tmp_path).records)
+    assert comparison.rows[0].behind["R@1"] is not None
 
 
 def test_hardware_is_kept_apart_in_rows() -> None:
@@ -114,7 +128,9 @@ def saved(folder: Path, hit_rates: dict[str, float]) -> list[Comparison]:
             relevant=np.ones(600, np.int64),
             n_gallery=600,
         )
-        store.save(folder, record(run, float(hits[:, 0].mean())), queries)
+        made = record(run, float(hits[:, 0].mean()))
+        figures = made.metrics | {"MAP@R": float(queries.ap_at_r.mean())}
+        store.save(folder, replace(made, metrics=figures), queries)
     return compare(store.read_results(folder).records)
 
 

@@ -61,9 +61,14 @@ def _files(folder: Path, class_name: str) -> list[str]:
     for parent, folders, files in os.walk(folder / class_name, onerror=_unreadable):
         folders[:] = filter(_visible, folders)
         paths = (Path(parent, file) for file in files if _visible(file))
-        images = (path for path in paths if path.suffix.lower() in SUFFIXES)
+        images = (path for path in paths if path.suffix.lower() in SUFFIXES and _is_file(path))
         found += [path.relative_to(folder).as_posix() for path in images]
     return sorted(found)
+
+
+def _is_file(path: Path) -> bool:
+    """Tell a file from a pipe or socket; a broken link counts, to be named when it is read."""
+    return path.is_file() or path.is_symlink()
 
 
 def _visible(name: str) -> bool:

@@ -143,7 +143,7 @@ BUILTIN: tuple[LossEntry, ...] = (
     ),
     LossEntry(
         name="lifted_structure",
-        target="mlbench.losses.pml:lifted_structure",
+        target="mlbench.losses.pairs:lifted_structure",
         summary="each positive pair against all negatives of both its images",
         paper="Oh Song et al., CVPR 2016, eq. 4 (margin 1)",
         formula=(

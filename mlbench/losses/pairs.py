@@ -43,6 +43,16 @@ def contrastive(x: Tensor, y: Tensor, *, margin: float) -> Tensor:
 
 
 @batch_loss
+def lifted_structure(x: Tensor, y: Tensor, *, margin: float) -> Tensor:
+    """Lifted structured loss (Oh Song et al. 2016, eq. 4) on embeddings as they are."""
+    same, different = pair_masks(y)
+    distance = euclidean(x)
+    near = masked_logsumexp(margin - distance, different)
+    terms = F.relu(torch.logaddexp(near[:, None], near) + distance).square() / 2
+    return masked_mean(terms, same & different.any(dim=1))
+
+
+@batch_loss
 def lifted_structure_general(x: Tensor, y: Tensor, *, margin: float) -> Tensor:
     """Mean over anchors of the smoothed batch-hard hinge (Hermans et al. 2017, eq. L_LG)."""
     same, different = pair_masks(y)

@@ -64,12 +64,6 @@ def _triplet(margin: float, soft: bool) -> nn.Module:
     )
 
 
-def lifted_structure(num_classes: int, embedding_dim: int, *, margin: float) -> nn.Module:
-    """Lifted structured loss (Oh Song et al. 2016, eq. 4) on embeddings as they are."""
-    del num_classes, embedding_dim
-    return Adapted(losses.LiftedStructureLoss(neg_margin=margin, distance=Euclidean()))
-
-
 def margin(
     num_classes: int,
     embedding_dim: int,
