@@ -352,7 +352,7 @@ def show(loss: str) -> None:
         "what": entry.summary,
         "definition": entry.formula or "see the reference",
         "parameters": parameters,
-        "needs": _needs(entry),
+        "needs": entry.needs,
         "reference": entry.paper,
         "source": entry.source,
     }
@@ -369,15 +369,8 @@ def losses() -> None:
     """List losses: name, paper, needs, source."""
     from mlbench.registry import LOSSES
 
-    rows = [(_typed(e), e.paper or e.summary, _needs(e), e.source) for e in LOSSES.entries()]
+    rows = [(_typed(e), e.paper or e.summary, e.needs, e.source) for e in LOSSES.entries()]
     _print_list(("name", "paper", "needs", "source"), rows, LOSSES.problems)
-
-
-def _needs(entry: Any) -> str:
-    batch = f"{entry.images_per_class} a class" if entry.images_per_class else "any batch"
-    length = "unit length" if entry.unit_length else "raw"
-    rate = f", lr {entry.lr:g}" if entry.lr else ""
-    return f"{batch}, {length}{rate}"
 
 
 @list_.command()

@@ -281,9 +281,30 @@ def _stamp(records: list[RunRecord]) -> tuple[str, ...]:
         f"test {facts.test_images} images of {facts.test_classes} classes ({lone} lone queries)",
         f"seeds {_span(sorted({r.seed for r in records}))}; images seen per run: "
         f"{', '.join(map(str, images)) or 'none'}; ± 95 % t-interval over runs",
+        *_what_losses_may_choose(records),
         f"hardware {'; '.join(sorted({place(r) for r in records}))}",
         f"mlbench {versions.mlbench} source {', '.join(sources)}; {packages}",
     )
+
+
+def _what_losses_may_choose(records: list[RunRecord]) -> tuple[str, ...]:
+    """Return a line on what differs between losses by right: batches, length, parameters."""
+    own = {}
+    for record in records:
+        if record.loss in BASELINES:
+            continue
+        params = ", ".join(f"{name} {value}" for name, value in sorted(record.params.items()))
+        own[_label(record)] = f"{_needs(record.loss)}{'; ' if params else ''}{params}"
+    if not own:
+        return ()
+    return ("by loss: " + ". ".join(f"{label}: {text}" for label, text in sorted(own.items())),)
+
+
+def _needs(loss: str) -> str:
+    try:
+        return LOSSES.get(loss).needs
+    except MlbenchError:  # a plugin's record, read where the plugin is not installed
+        return "needs not known here"
 
 
 def _training_counts(records: list[RunRecord]) -> str:

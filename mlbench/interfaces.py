@@ -80,6 +80,14 @@ class LossEntry(Entry):
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     formula: str = ""
 
+    @property
+    def needs(self) -> str:
+        """What a batch must hold and how embeddings and own parameters are treated, in words."""
+        batch = f"{self.images_per_class} a class" if self.images_per_class else "any batch"
+        length = "unit length" if self.unit_length else "raw"
+        rate = f", lr {self.lr:g}" if self.lr else ""
+        return f"{batch}, {length}{rate}"
+
     def build(
         self, num_classes: int, embedding_dim: int, params: Mapping[str, ParamValue]
     ) -> nn.Module:
