@@ -204,12 +204,12 @@ def waterfall(results: Sequence[RungResult], path: Path, title: str) -> None:
         axes.barh(number, width or 0.15, left=left, color=colour)
         half_width = 100 * (result.recall.half_width or 0)
         axes.errorbar(mean, number, xerr=half_width, color="black", capsize=3, linestyle="none")
-        axes.annotate(
-            f"{mean:.1f}", (mean + half_width, number), (6, -3), textcoords="offset points"
-        )
+        beside = (max(left + width, mean + half_width), number)
+        axes.annotate(f"{mean:.1f}", beside, (6, -3), textcoords="offset points")
         reached = mean
     axes.set_yticks(range(len(results)), [r.rung.factor or "start" for r in results])
     axes.invert_yaxis()
+    axes.use_sticky_edges = False
     axes.margins(x=0.12)
     axes.set_xlabel("R@1, percent")
     axes.set_title(title, fontsize=10, loc="left")
