@@ -92,9 +92,12 @@ class LossEntry(Entry):
         self, num_classes: int, embedding_dim: int, params: Mapping[str, ParamValue]
     ) -> nn.Module:
         """Build the module; MlbenchError names the loss if its factory refuses the parameters."""
+        for name, value in (("num_classes", num_classes), ("embedding_dim", embedding_dim)):
+            if type(value) is not int or value < 1:
+                raise MlbenchError(f"loss '{self.name}': {name} must be at least 1, got {value!r}")
         try:
             return self.load()(num_classes, embedding_dim, **params)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
             raise MlbenchError(f"loss '{self.name}' cannot be built: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -207,10 +207,11 @@ def _as_labels(values: LabelsLike, count: int, what: str) -> Labels:
 
 
 def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
-    columns = tuple(ks)
-    whole = all(isinstance(k, int | np.integer) and k >= 1 for k in columns)
+    columns = tuple(ks) if isinstance(ks, Iterable) else ()
+    whole = all(type(k) is int or isinstance(k, np.integer) for k in columns)
+    whole = whole and all(k >= 1 for k in columns)
     if not columns or not whole or len(set(columns)) < len(columns):
-        raise MlbenchError(f"ks: expected distinct integers of at least 1, got {columns}")
+        raise MlbenchError(f"ks: expected distinct integers of at least 1, got {ks!r}")
     return columns
 
 

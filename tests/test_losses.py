@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -200,3 +201,9 @@ def test_autocast_does_not_break_near_equal_centres() -> None:
 def test_bad_losses_are_named(name: str, params: dict[str, str | float], message: str) -> None:
     with pytest.raises(mlbench.MlbenchError, match=message):
         mlbench.build_loss(name, C, D, **params)
+
+
+@pytest.mark.parametrize(("classes", "dim"), [(0, 4), (-1, 4), (4, 0), (2.5, 4), (None, 4)])
+def test_impossible_sizes_are_named(classes: Any, dim: Any) -> None:
+    with pytest.raises(mlbench.MlbenchError, match="must be at least 1"):
+        mlbench.build_loss("softtriple", classes, dim)
