@@ -1,0 +1,137 @@
+"""What the commands share: the group that turns errors into one line, options, plain lists."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlbench.errors import MlbenchError
+
+if TYPE_CHECKING:
+    from mlbench.config import Request
+    from mlbench.table import Sheet
+
+
+class UserError(click.ClickException):
+    exit_code = 2
+
+
+class Group(click.Group):
+    """Turns MlbenchError into one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MlbenchError as error:
+            # File names may hold line breaks and control characters.
+            line = "".join(c if c.isprintable() else " " for c in str(error))
+            raise UserError(line) from error
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            sys.exit(130)
+
+
+def loss_names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    if value is not None and not names:
+        raise MlbenchError("--losses is empty; name at least one (see: mlbench list losses)")
+    return names
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that commands share which make runs."""
+    options = (
+        click.option("--dataset", metavar="NAME", help="Data set, or folder:PATH."),
+        click.option(
+            "--data-root",
+            type=click.Path(path_type=Path),
+            envvar="MLBENCH_DATA_ROOT",
+            show_envvar=True,
+            help="Folder that holds the data set.",
+        ),
+        click.option("--backbone", metavar="NAME", help="Backbone, instead of the recipe's."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a recipe field (schedule.epochs=5) or a loss's parameter "
+            "(softtriple.tau=0).",
+        ),
+        click.option("--seeds", type=click.IntRange(1, 1000), help="Number of seeds. [default: 1]"),
+        click.option(
+            "--folds",
+            type=click.IntRange(2),
+            help="Class-disjoint folds of the training classes, each left out of a run.",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+        ),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            default=Path("results"),
+            show_default=True,
+            help="Folder for the records.",
+        ),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def request(
+    *,
+    settings: tuple[str, ...],
+    folds: int | None,
+    losses: tuple[str, ...],
+    select: str | None = None,
+    **rest: Any,
+) -> Request:
+    """Return what the options of a command ask for."""
+    from mlbench.config import Request, parse_setting
+
+    given = tuple(parse_setting(text) for text in settings)
+    if folds is not None:
+        given = (*given, ("selection.folds", folds))
+    if select is not None:
+        given = (*given, ("selection.rule", select))
+    return Request(settings=given, losses=losses or None, **rest)
+
+
+def print_sheets(given: Sequence[Sheet]) -> None:
+    """Print tables to standard output: with bold to a terminal, with stars to anything else."""
+    from rich.console import Console
+
+    from mlbench.table import print_sheet, to_text
+
+    console = Console()
+    if not console.is_terminal:
+        click.echo(to_text(given), nl=False)
+        return
+    for each in given:
+        print_sheet(console, each)
+        console.print()
+
+
+def print_list(
+    header: Sequence[str], rows: Sequence[Sequence[str]], problems: Sequence[str]
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(header):
+        table.add_column(name, no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+    for problem in problems:
+        click.echo(f"Warning: {problem}", err=True)

@@ -1,0 +1,120 @@
+"""Commands that make runs: run, ablate, tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from mlbench.cli._common import loss_names, print_sheets, request, run_options
+
+if TYPE_CHECKING:
+    from mlbench.config import Plan
+    from mlbench.record import RunRecord
+
+
+@click.command()
+@click.argument("benchmark", required=False, type=click.Path(path_type=Path))
+@click.option("--losses", callback=loss_names, metavar="A,B,...", help="Losses to train.")
+@click.option("--recipe", metavar="NAME|FILE", help="Shipped recipe or a TOML. [default: default]")
+@click.option(
+    "--select",
+    type=click.Choice(["last", "validation", "test-best"]),
+    help="Epoch to evaluate; test-best is there to show by how much it inflates.",
+)
+@run_options
+def run(out: Path, device: str, **options: Any) -> None:
+    """Train losses, save a record of each run, print the comparison.
+
+    BENCHMARK is a TOML file with a recipe, losses and seeds; options change it. Runs whose record
+    is in the folder already are not made again, so the same command continues what was stopped.
+    """
+    from mlbench.comparison import compare
+    from mlbench.config import make_plan
+    from mlbench.live import Matrix
+    from mlbench.table import sheets
+
+    plan = make_plan(request(**options))
+    with Matrix(out, device) as matrix:
+        outcomes = matrix.run(plan, baselines=True)
+    print_sheets(sheets(compare({outcome.path: outcome.record for outcome in outcomes})))
+
+
+@click.command()
+@click.option("--from", "start", required=True, metavar="RECIPE", help="Foot of the ladder.")
+@click.option("--to", "end", required=True, metavar="RECIPE", help="Top of the ladder.")
+@click.option("--loss", default="softtriple", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice(["cumulative", "single"]),
+    default="cumulative",
+    show_default=True,
+    help="Keep each change for the next rung, or change one factor of the foot at a time.",
+)
+@click.option("--picture", type=click.Path(path_type=Path), help="Waterfall, .png or .svg.")
+@run_options
+def ablate(
+    start: str,
+    end: str,
+    loss: str,
+    mode: Literal["cumulative", "single"],
+    picture: Path | None,
+    out: Path,
+    device: str,
+    **options: Any,
+) -> None:
+    """Explain a gap: change one recipe into another factor by factor.
+
+    Options that change a recipe (--set, --dataset, --backbone) change both ends. A rung that cannot
+    run, such as for lack of weights, is listed with the reason.
+    """
+    from mlbench.config import make_plan
+    from mlbench.ladder import check_picture, climb, ladder, waterfall
+    from mlbench.live import Matrix
+    from mlbench.table import ladder_sheet
+
+    if picture:
+        check_picture(picture)
+    plans = [make_plan(request(recipe=r, losses=(loss,), **options)) for r in (start, end)]
+    with Matrix(out, device) as matrix:
+
+        def run(plan: Plan) -> dict[Path, RunRecord]:
+            return {each.path: each.record for each in matrix.run(plan, baselines=False)}
+
+        results = climb(ladder(plans[0], plans[1], mode), run, mode)
+    title = f"{loss}, {start} to {end}, {mode}"
+    print_sheets([ladder_sheet(results, title)])
+    if picture:
+        waterfall(results, picture, title)
+        click.echo(f"picture: {picture}", err=True)
+
+
+@click.command()
+@click.option("--losses", callback=loss_names, metavar="A,B,...", help="Losses to tune.")
+@click.option("--recipe", metavar="NAME|FILE", help="Shipped recipe or a TOML. [default: default]")
+@click.option(
+    "--trials", type=click.IntRange(1), default=20, show_default=True, help="Of each loss."
+)
+@run_options
+def tune(trials: int, out: Path, device: str, **options: Any) -> None:
+    """Tune losses with equal budgets, then compare them as chosen.
+
+    Each loss gets the same number of trials, judged by MAP@R on class-disjoint validation folds
+    (--folds, 2 if not given); the first is its default, and parameters that --set changes are
+    kept. Then the default and the chosen parameters are trained on all training classes, with each
+    seed. Trials are kept in OUT/tune.sqlite3: the same command continues, more --trials go on.
+    """
+    from mlbench.comparison import compare
+    from mlbench.config import make_plan
+    from mlbench.live import Matrix
+    from mlbench.table import sheets
+
+    plan = make_plan(request(**options))
+    from mlbench.tune import final_plan, tuning_sheet  # imports torch: after what may be refused
+
+    with Matrix(out, device) as matrix:
+        tuned = matrix.tune(plan, trials)
+        outcomes = matrix.run(final_plan(plan, tuned), baselines=True)
+    records = {outcome.path: outcome.record for outcome in outcomes}
+    print_sheets([*sheets(compare(records)), tuning_sheet(tuned, plan, records.values())])

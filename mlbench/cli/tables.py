@@ -1,0 +1,73 @@
+"""Commands that read records: table, diff."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlbench.cli._common import print_list, print_sheets
+from mlbench.errors import MlbenchError
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "markdown", "latex", "csv", "json", "html"]),
+    default="text",
+    show_default=True,
+)
+@click.option("--reference", is_flag=True, help="Add the published results of each data set.")
+@click.option(
+    "--merge", "merged", is_flag=True, help="One table, with a note at rows not comparable."
+)
+def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
+    """Print one table for every comparison (recipe and data set) in FOLDER.
+
+    Damaged records are named on standard error and left out.
+    """
+    from mlbench.comparison import compare, merge
+    from mlbench.store import read_results
+    from mlbench.table import render, sheets
+
+    results = read_results(folder)
+    for problem in results.problems:
+        click.echo(f"Warning: left out: {problem}", err=True)
+    if not results.records:
+        raise MlbenchError(f"no readable record in '{folder}'")
+    comparisons = compare(results.records)
+    if merged:
+        comparisons = [merge(comparisons)]
+    if form == "text":
+        print_sheets(sheets(comparisons, reference=reference))
+    else:
+        click.echo(render(comparisons, form, reference=reference), nl=False)
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+def diff(a: str, b: str) -> None:
+    """Print the fields in which two recipes differ: names, TOML files or records."""
+    from mlbench.comparison import differences
+
+    changed = differences(*(_fields_of(source) for source in (a, b)))
+    rows = [(key, str(old), str(new)) for key, (old, new) in changed.items()]
+    if rows:
+        print_list(("field", a, b), rows, [])
+    else:
+        click.echo("no difference")
+
+
+def _fields_of(source: str) -> dict[str, Any]:
+    from mlbench.config import recipe_fields
+    from mlbench.store import load
+
+    if not source.endswith(".json"):
+        return recipe_fields(source)
+    record = load(Path(source))
+    params = {f"losses.{record.loss}.{name}": value for name, value in record.params.items()}
+    return {**record.recipe.flat(), **params}
