@@ -1,6 +1,10 @@
 """Where mlbench keeps what it can make again, and how it writes files: whole or not at all."""
 
+import functools
+import hashlib
 import os
+import platform
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +15,7 @@ from typing import BinaryIO
 from mlbench.errors import MlbenchError
 
 _STALE_SECONDS = 24 * 3600
+_OWNER = re.compile(r"\.(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9]+\.tmp$")
 
 
 def cache_dir(*parts: str) -> Path:
@@ -37,20 +42,25 @@ def cache_dir(*parts: str) -> Path:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Write a file under a temporary name; it takes its own when the block ends well.
 
+    The content reaches the disk before the name does, so that a power cut leaves no empty file.
+
     Args:
         path: the file, replaced if it exists, untouched if the block raises; its folder is made.
 
     Raises:
         MlbenchError: the file cannot be written.
     """
-    owner = f"{os.getpid()}-{threading.get_native_id()}"
+    owner = f"{_machine()}-{os.getpid()}-{threading.get_native_id()}"
     temporary = path.with_name(f".{path.name}.{owner}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path.parent)
+        remove_stale(path.parent)
         with temporary.open("wb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise MlbenchError(
             f"cannot write {path}: {error.strerror or error}; "
@@ -61,11 +71,47 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
-def _remove_stale(folder: Path) -> None:
-    """Remove what writers that were killed a day or more ago have left."""
+def remove_stale(folder: Path) -> None:
+    """Remove the temporary files in ``folder`` whose writers are dead or have been at it a day."""
     for file in folder.glob(".*.tmp"):
         try:
-            if time.time() - file.stat().st_mtime > _STALE_SECONDS:
+            if _is_dead(file) or time.time() - file.stat().st_mtime > _STALE_SECONDS:
                 file.unlink()
         except FileNotFoundError:  # another writer has just removed it
             continue
+
+
+def _is_dead(temporary: Path) -> bool:
+    """Tell whether the writer was a process of this machine that is no more."""
+    owner = _OWNER.search(temporary.name)
+    if owner is None or owner["machine"] != _machine():
+        return False
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # alive, but another user's; or no process id at all
+        return False
+    return False
+
+
+@functools.cache
+def _machine() -> str:
+    """Name what process ids belong to: the host, and on Linux its container."""
+    with suppress(OSError):
+        return _short_digest(f"{platform.node()} {Path('/proc/self/ns/pid').stat().st_ino}")
+    return _short_digest(platform.node())
+
+
+def _short_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut, where the file system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
