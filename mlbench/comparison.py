@@ -234,7 +234,7 @@ def _scores(records: Mapping[Path, RunRecord], metric: str) -> dict[Hashable, Sc
     scores: dict[Hashable, Scores] = {}
     for path, record in records.items():
         if record.status == "ok":
-            found = query_scores(path, metric)
+            found = query_scores(path, metric, record.queries_sha256)
             figure = record.metrics[metric]
             # Scores that do not add up to the record's figure are not its own.
             if found is None or not len(found) or abs(found.mean() - figure) > 1e-5:

@@ -11,8 +11,10 @@ import resource
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "scikit-learn")
+Execution = Literal["eager", "compile", "cuda-graph"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Provenance:
         driver: of the GPU, or "".
         threads: of torch on the CPU.
         system: operating system and machine.
+        execution: how the training step was executed.
     """
 
     mlbench: str
@@ -44,10 +47,16 @@ class Provenance:
     driver: str
     threads: int
     system: str
+    execution: Execution
 
 
-def collect(device: str) -> Provenance:
-    """Return the provenance of a run on ``device`` (``cpu`` or ``cuda``) made now."""
+def collect(device: str, execution: Execution = "eager") -> Provenance:
+    """Return the provenance of a run made now.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        execution: how its training step was executed.
+    """
     import torch
 
     from mlbench import __version__
@@ -65,6 +74,7 @@ def collect(device: str) -> Provenance:
         driver=_gpu_driver() if device == "cuda" else "",
         threads=torch.get_num_threads(),
         system=f"{platform.system()} {platform.machine()}",
+        execution=execution,
     )
 
 

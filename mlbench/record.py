@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
+from mlbench.migrations import migrate
 from mlbench.provenance import Provenance
 from mlbench.spec import LossSpec, Natural, Recipe, RunSpec, build
 
-SCHEMA_VERSION = 1
 PROTOCOL_VERSION = 1
 
 
@@ -24,6 +25,7 @@ class DatasetFacts:
         fingerprint: SHA-256 over names, labels and contents of all images.
         train_images, train_classes: used for training (after hold-out and folds).
         test_images, test_classes: evaluated.
+        skipped: names of bad images that were left out of both sides; sorted.
     """
 
     name: str
@@ -32,6 +34,7 @@ class DatasetFacts:
     train_classes: int
     test_images: int
     test_classes: int
+    skipped: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,14 @@ class Cost:
         seconds: wall time by phase (``prepare``, ``train``, ``evaluate``).
         images_per_second: of training; 0 for a baseline.
         peak_memory_mb: of the process up to the end of the run.
+        interruptions: how often the run was continued from a checkpoint.
     """
 
     images_seen: int
     seconds: dict[str, float]
     images_per_second: float
     peak_memory_mb: float
+    interruptions: Natural
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class RunRecord:
         curve: one row per epoch.
         cost: time and memory.
         provenance: software and hardware.
+        queries_sha256: of the ``.npz`` with the per-query results that was saved beside the record;
+            None if there is none, or it cannot be checked.
     """
 
     schema_version: int
@@ -113,6 +120,7 @@ class RunRecord:
     curve: tuple[EpochRow, ...]
     cost: Cost
     provenance: Provenance
+    queries_sha256: str | None
 
     @property
     def spec(self) -> RunSpec:
@@ -121,19 +129,21 @@ class RunRecord:
         return RunSpec(self.recipe, loss, self.seed, self.fold)
 
     def to_json(self) -> str:
-        """Return the record as indented JSON."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        """Return the record as indented JSON; its last entry is the checksum of all others."""
+        text = _dump(asdict(self))
+        return f'{text.removesuffix(_END)}{_MARK}{_sha256(text)}"{_END}'
 
     @classmethod
     def from_json(cls, text: str, where: str) -> RunRecord:
-        """Read a record, every key and value checked.
+        """Read a record of this or an older schema, every key and value checked.
 
         Args:
             text: the file's content.
             where: the file, for messages.
 
         Raises:
-            MlbenchError: not JSON, not a record, of another schema, or its parts contradict.
+            MlbenchError: not JSON, not a record, of a newer schema, its parts contradict, or it is
+                not what was written.
         """
         try:
             table = json.loads(text)
@@ -141,16 +151,31 @@ class RunRecord:
             raise MlbenchError(f"{where}: not valid JSON ({error})") from error
         if not isinstance(table, dict) or "schema_version" not in table:
             raise MlbenchError(f"{where}: not a record of mlbench (no schema_version)")
-        if table["schema_version"] != SCHEMA_VERSION:
-            raise MlbenchError(
-                f"{where}: record of schema {table['schema_version']!r}, this mlbench reads "
-                f"schema {SCHEMA_VERSION}; use the version of mlbench that wrote it"
-            )
-        record = build(cls, table, where)
+        migrated = migrate(table, where)
+        checksum = migrated.pop("checksum", None)
+        record = build(cls, migrated, where)
         if record.recipe.recipe_id != record.recipe_id:
             raise MlbenchError(f"{where}: recipe_id does not match the recipe; was it edited?")
         _check_metrics(record, where)
+        if table["schema_version"] > 1 and checksum != _sha256(_dump(migrated)):
+            raise MlbenchError(
+                f"{where}: its content does not match its checksum; it was edited or damaged: "
+                "restore it, or remove it and make the run again"
+            )
         return record
+
+
+_END = "\n}\n"
+_MARK = ',\n "checksum": "'
+
+
+def _dump(table: dict[str, Any]) -> str:
+    """Return the canonical form of a record's table: what the checksum is of."""
+    return json.dumps(table, indent=1, allow_nan=False) + "\n"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_metrics(record: RunRecord, where: str) -> None:

@@ -20,10 +20,10 @@ from mlbench.config import Plan
 from mlbench.embed import embed
 from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
 from mlbench.metrics import QueryResults, evaluate_queries, nmi, summarize
+from mlbench.migrations import SCHEMA_VERSION
 from mlbench.model import Embedder, build_head
 from mlbench.record import (
     PROTOCOL_VERSION,
-    SCHEMA_VERSION,
     Cost,
     DatasetFacts,
     EpochRow,
@@ -65,7 +65,7 @@ def run_one(spec: RunSpec, lab: Laboratory) -> tuple[RunRecord, QueryResults | N
     if trained.diverged:
         return _record(spec, lab, watch, trained, None), None
     with watch("evaluate"):
-        embeddings = embed(trained.network, lab.inputs("test", spec.seed))
+        embeddings = _embed_evaluated(trained.network, lab, spec.seed)
         results = _evaluate(embeddings, lab, spec.seed) if has_directions(embeddings) else None
     return _record(spec, lab, watch, trained, results), results.queries if results else None
 
@@ -108,27 +108,34 @@ class _Selection:
         self, lab: Laboratory, spec: RunSpec, part: TrainingPart, network: Embedder
     ) -> None:
         self.rule, self.patience = lab.recipe.selection.rule, lab.recipe.selection.patience
-        self.network = network
+        self.network, self.lab, self.seed = network, lab, spec.seed
         self.best: tuple[float, int, dict[str, Tensor]] | None = None
         if self.rule == "validation":
             self.labels = lab.images("train").labels[part.validation]
             self.source = Subset(lab.inputs("train", spec.seed), part.validation)
-        elif self.rule == "test-best":
-            self.labels = lab.images("test").labels
-            self.source = lab.inputs("test", spec.seed)
 
     def score(self, epoch: int) -> float | None:
         """Return what the rule judges the epoch by; keep its network if it is the best so far."""
         if self.rule == "last":
             return None
-        embeddings = embed(self.network, self.source)
-        if not has_directions(embeddings):
+        value = self._value()
+        if value is None:
             return None
-        metrics = summarize(evaluate_queries(embeddings, self.labels))
-        value = metrics["MAP@R" if self.rule == "validation" else "R@1"]
         if self.best is None or value > self.best[0]:
             self.best = value, epoch, copy.deepcopy(self.network.state_dict())
         return value
+
+    def _value(self) -> float | None:
+        """Return MAP@R on the validation classes or R@1 on the test classes, if there are any."""
+        if self.rule == "validation":
+            embeddings = embed(self.network, self.source)
+        else:
+            embeddings = _embed_evaluated(self.network, self.lab, self.seed)
+        if not has_directions(embeddings):
+            return None
+        if self.rule == "validation":
+            return summarize(evaluate_queries(embeddings, self.labels))["MAP@R"]
+        return summarize(_retrieve(embeddings, self.lab))["R@1"]
 
     def exhausted(self, epoch: int) -> bool:
         return bool(self.best and self.patience and epoch - self.best[1] >= self.patience)
@@ -160,10 +167,27 @@ def _directed(features: Tensor) -> Tensor:
     return features.masked_fill(blank, 1.0)
 
 
+def _embed_evaluated(network: nn.Module, lab: Laboratory, seed: int) -> Tensor:
+    """Embed the queries and below them the gallery, if there is one."""
+    return torch.cat([embed(network, lab.inputs(side, seed)) for side in lab.evaluated])
+
+
+def _retrieve(embeddings: Tensor, lab: Laboratory) -> QueryResults:
+    """Search each query among the others, or in the gallery if the data set has one."""
+    labels, ks = lab.images("test").labels, lab.recipe.evaluation.ks
+    gallery = lab.dataset.gallery
+    if gallery is None:
+        return evaluate_queries(embeddings, labels, ks=ks)
+    queries, rows = embeddings.split([len(labels), len(gallery)])
+    return evaluate_queries(queries, labels, gallery=rows, gallery_labels=gallery.labels, ks=ks)
+
+
 def _evaluate(embeddings: Tensor, lab: Laboratory, seed: int) -> Results:
-    labels, spec = lab.images("test").labels, lab.recipe.evaluation
-    queries = evaluate_queries(embeddings, labels, ks=spec.ks)
-    clustering = nmi(embeddings, labels, restarts=spec.nmi_restarts, seed=seed)
+    """Evaluate the embeddings of all evaluated sides; NMI is of the queries alone."""
+    labels = lab.images("test").labels
+    queries = _retrieve(embeddings, lab)
+    restarts = lab.recipe.evaluation.nmi_restarts
+    clustering = nmi(embeddings[: len(labels)], labels, restarts=restarts, seed=seed)
     return Results({**summarize(queries), "NMI": clustering}, queries)
 
 
@@ -171,7 +195,7 @@ def _baseline(
     spec: RunSpec, lab: Laboratory, watch: Stopwatch
 ) -> tuple[RunRecord, QueryResults | None]:
     with watch("prepare"):
-        test = lab.features("test", spec.seed)
+        test = torch.cat([lab.features(side, spec.seed) for side in lab.evaluated])
         if spec.loss.name == "untrained":
             torch.manual_seed(spec.seed)
             head = build_head(lab.recipe.head, test.shape[1])
@@ -210,6 +234,7 @@ def _record(
             train_classes=len(np.unique(train_labels)),
             test_images=len(lab.dataset.test),
             test_classes=len(lab.dataset.test.class_names),
+            skipped=(),
         ),
         protocol_version=PROTOCOL_VERSION,
         weights_id=lab.weights_id,
@@ -223,8 +248,10 @@ def _record(
             seconds=seconds,
             images_per_second=seen / training_seconds if seen else 0.0,
             peak_memory_mb=provenance.peak_memory_mb(lab.device.type),
+            interruptions=0,
         ),
         provenance=provenance.collect(lab.device.type),
+        queries_sha256=None,
     )
 
 

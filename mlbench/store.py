@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from mlbench.metrics import QueryResults
+
+NEIGHBORS_KEPT = 10
 
 
 @dataclass(frozen=True)
@@ -108,49 +112,91 @@ def _set_aside(path: Path, suffix: str) -> None:
 def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
     """Write a record under ``out``, its per-query results beside it; whole or not at all.
 
-    The hits, one bit per query and k, and AP@R (float32) go to ``.npz``, before the record, so
-    that a record never lacks them.
+    ``.npz`` holds hits, one bit per query and k, AP@R (float32) and the first neighbours (int32).
+    It is written before the record, which names its SHA-256, so that a record never lacks it.
     """
-    import numpy as np
-
     path = record_path(out, record.spec)
     if queries is not None:
-        hits = np.packbits(queries.hits, axis=0)
+        content = _packed(queries)
+        record = replace(record, queries_sha256=hashlib.sha256(content).hexdigest())
         with atomic_file(path.with_suffix(".npz")) as file:
-            ap_at_r = queries.ap_at_r.astype(np.float32)
-            np.savez_compressed(file, ks=queries.ks, hits=hits, ap_at_r=ap_at_r)
+            file.write(content)
     with atomic_file(path) as file:
         file.write(record.to_json().encode())
     return path
 
 
-def query_scores(path: Path, metric: str) -> npt.NDArray[np.float64] | None:
+def _packed(queries: QueryResults) -> bytes:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        ks=queries.ks,
+        hits=np.packbits(queries.hits, axis=0),
+        ap_at_r=queries.ap_at_r.astype(np.float32),
+        neighbors=queries.neighbors[:, :NEIGHBORS_KEPT].astype(np.int32),
+    )
+    return buffer.getvalue()
+
+
+def query_scores(
+    path: Path, metric: str, sha256: str | None = None
+) -> npt.NDArray[np.float64] | None:
     """Return the per-query scores behind a record's metric: ``(Q,)`` hits (0 or 1) or AP@R.
 
     Args:
         path: of the record.
         metric: such as ``R@1`` or ``MAP@R``.
+        sha256: the record's ``queries_sha256``; None leaves the file unchecked.
 
     Returns:
-        None if the metric has none, or they do not lie beside the record.
+        None if the metric has none, or they do not lie beside the record whole.
     """
     import numpy as np
 
-    beside = path.with_suffix(".npz")
-    if not beside.is_file():
-        return None
+    arrays = _arrays(path, sha256)
     try:
-        with np.load(beside, allow_pickle=False) as arrays:
-            ap_at_r = np.asarray(arrays["ap_at_r"], dtype=np.float64)
-            if metric == "MAP@R":
-                scores = ap_at_r
-            else:
-                column = [f"R@{k}" for k in arrays["ks"].tolist()].index(metric)
-                hits = np.unpackbits(arrays["hits"], axis=0, count=len(ap_at_r))
-                scores = hits[:, column].astype(np.float64)
-    except Exception:  # what a damaged archive makes numpy and zipfile raise has no common type
+        ap_at_r = np.asarray(arrays["ap_at_r"], dtype=np.float64)
+        if metric == "MAP@R":
+            scores = ap_at_r
+        else:
+            column = [f"R@{k}" for k in arrays["ks"].tolist()].index(metric)
+            hits = np.unpackbits(arrays["hits"], axis=0, count=len(ap_at_r))
+            scores = hits[:, column].astype(np.float64)
+    except (KeyError, ValueError, TypeError, IndexError):
         return None
     return scores if scores.ndim == 1 and np.isfinite(scores).all() else None
+
+
+def query_neighbors(path: Path, sha256: str | None = None) -> npt.NDArray[np.int64] | None:
+    """Return the first neighbours of each query: ``(Q, n)`` gallery indices, -1 where none is left.
+
+    ``n`` is at most ``NEIGHBORS_KEPT``. Arguments are those of ``query_scores``.
+
+    Returns:
+        None if they were not kept (records of schema 1), or do not lie beside the record whole.
+    """
+    import numpy as np
+
+    neighbors = _arrays(path, sha256).get("neighbors")
+    if neighbors is None or neighbors.ndim != 2 or not np.issubdtype(neighbors.dtype, np.integer):
+        return None
+    return neighbors.astype(np.int64)
+
+
+def _arrays(path: Path, sha256: str | None) -> dict[str, npt.NDArray[Any]]:
+    """Read the arrays beside a record; none if they are missing, damaged or not its own."""
+    import numpy as np
+
+    try:
+        content = path.with_suffix(".npz").read_bytes()
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            return {}
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception:  # what a damaged archive makes numpy and zipfile raise has no common type
+        return {}
 
 
 def load_results(path: str | os.PathLike[str]) -> list[RunRecord]:

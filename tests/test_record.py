@@ -1,6 +1,8 @@
 """Records and their store."""
 
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,15 @@ import pytest
 
 import mlbench
 from mlbench import store
+from mlbench.comparison import compare
 from mlbench.config import Request, make_plan
 from mlbench.errors import MlbenchError
 from mlbench.metrics import evaluate_queries
+from mlbench.migrations import SCHEMA_VERSION
 from mlbench.provenance import Provenance
 from mlbench.record import Cost, DatasetFacts, EpochRow, RunRecord
 from mlbench.spec import RunSpec
+from mlbench.table import render
 
 PLAN = make_plan(Request(losses=("softtriple", "npairs"), seeds=3))
 
@@ -25,7 +30,7 @@ RUNS = PLAN.runs()
 
 def record(spec: RunSpec, recall: float = 0.5, **changes: Any) -> RunRecord:
     made = RunRecord(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         recipe_id=spec.recipe.recipe_id,
         recipe=spec.recipe,
         loss=spec.loss.name,
@@ -33,7 +38,7 @@ def record(spec: RunSpec, recall: float = 0.5, **changes: Any) -> RunRecord:
         params=dict(spec.loss.params),
         seed=spec.seed,
         fold=spec.fold,
-        dataset=DatasetFacts("glyphs", "f" * 64, 100, 10, 90, 9),
+        dataset=DatasetFacts("glyphs", "f" * 64, 100, 10, 90, 9, ()),
         protocol_version=1,
         weights_id="none",
         status="ok",
@@ -43,8 +48,11 @@ def record(spec: RunSpec, recall: float = 0.5, **changes: Any) -> RunRecord:
         | {"R-Precision": 0.25, "n_query": 90, "n_gallery": 90, "n_lone": 0},
         loss_report={"distinct_centers": 2.5},
         curve=(EpochRow(0, 1.5, 0.1, None),),
-        cost=Cost(100, {"train": 1.0}, 100.0, 50.0),
-        provenance=Provenance("0", "s", "", False, "3", {"torch": "2"}, "cpu", "chip", "", 2, "L"),
+        cost=Cost(100, {"train": 1.0}, 100.0, 50.0, 0),
+        provenance=Provenance(
+            "0", "s", "", False, "3", {"torch": "2"}, "cpu", "chip", "", 2, "L", "eager"
+        ),
+        queries_sha256=None,
     )
     return replace(made, **changes)
 
@@ -58,7 +66,13 @@ def test_a_record_survives_its_json() -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"schema_version": 99}, "schema 99"),
+        ({"schema_version": 99}, "schema 99, made by a newer mlbench"),
+        ({"schema_version": 0}, "schema_version 0 never was"),
+        ({"schema_version": True}, "schema_version True never was"),
+        ({"schema_version": 1}, "skipped is not of its schema"),
+        ({"seed": 1}, "does not match its checksum"),
+        ({"checksum": "0" * 64}, "does not match its checksum"),
+        ({"metrics": record(RUNS[0]).metrics | {"R@1": 0.51}}, "does not match its checksum"),
         ({"seed": "one"}, "expected an integer"),
         ({"metrics": {}}, "without metrics"),
         ({"metrics": record(RUNS[0]).metrics | {"R@1": -5.0}}, "R@1 is -5.0"),
@@ -78,6 +92,46 @@ def test_damaged_records_are_named(edit: dict[str, Any], message: str) -> None:
         RunRecord.from_json(json.dumps(table), "file.json")
 
 
+def test_a_record_may_be_laid_out_anew() -> None:
+    made = record(RUNS[0], 1 / 3)
+    assert RunRecord.from_json(json.dumps(json.loads(made.to_json())), "x") == made
+
+
+FIXTURES = Path(__file__).parent / "fixtures" / "records"
+SCHEMAS = [f"schema{version}" for version in range(1, SCHEMA_VERSION + 1)]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_records_of_every_schema_are_read_as_of_the_newest(schema: str) -> None:
+    results = store.read_results(FIXTURES / schema)
+    assert results.problems == ()
+    assert len(results.records) == 4
+    for path, made in results.records.items():
+        assert made.schema_version == SCHEMA_VERSION
+        written = json.loads(path.read_text())
+        assert f"schema{written['schema_version']}" == schema
+        assert made.metrics == written["metrics"]
+        assert store.record_path(FIXTURES / schema, made.spec) == path
+        assert store.query_scores(path, "R@1", made.queries_sha256) is not None
+        assert RunRecord.from_json(made.to_json(), "x") == made
+
+
+def test_what_schema_1_could_not_say_is_filled_in() -> None:
+    (made, *_) = store.read_results(FIXTURES / "schema1").records.values()
+    assert made.dataset.skipped == ()
+    assert made.provenance.execution == "eager"
+    assert made.cost.interruptions == 0
+    assert made.queries_sha256 is None
+
+
+def test_schemas_are_compared_in_one_table() -> None:
+    (comparison,) = compare(store.read_results(FIXTURES).records)
+    assert [row.label for row in comparison.rows] == ["npairs", "softtriple"]
+    assert [row.runs for row in comparison.rows] == [4, 4]
+    for form in ("text", "markdown", "latex", "html", "csv", "json"):
+        assert "softtriple" in render([comparison], form)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1}', "\x00"])
 def test_what_is_no_record_is_named(text: str) -> None:
     with pytest.raises(MlbenchError, match=r"file\.json: not"):
@@ -88,12 +142,42 @@ def test_store_keeps_records_and_hits(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     queries = evaluate_queries(rng.normal(size=(20, 4)), np.arange(20) % 5)
     path = store.save(tmp_path, record(RUNS[0]), queries)
-    assert store.find(tmp_path, RUNS[0], "f" * 64, "built-in") == record(RUNS[0])
+    sha256 = hashlib.sha256(path.with_suffix(".npz").read_bytes()).hexdigest()
+    found = store.find(tmp_path, RUNS[0], "f" * 64, "built-in")
+    assert found == record(RUNS[0], queries_sha256=sha256)
     assert store.find(tmp_path, RUNS[1], "f" * 64, "built-in") is None
     with np.load(path.with_suffix(".npz"), allow_pickle=False) as beside:
         hits = np.unpackbits(beside["hits"], axis=0, count=20).astype(bool)
         assert (hits == queries.hits).all()
         assert (beside["ap_at_r"] == queries.ap_at_r.astype(np.float32)).all()
+    neighbors = store.query_neighbors(path, sha256)
+    assert neighbors is not None
+    assert (neighbors == queries.neighbors[:, :10]).all()
+    hits_at_1 = store.query_scores(path, "R@1", sha256)
+    assert hits_at_1 is not None
+    assert (hits_at_1 == queries.hits[:, 0]).all()
+
+
+def test_the_results_of_another_run_are_not_taken(tmp_path: Path) -> None:
+    for run, seed in zip(RUNS[:2], (0, 1), strict=True):
+        rows = np.random.default_rng(seed).normal(size=(20, 4))
+        store.save(tmp_path, record(run), evaluate_queries(rows, np.arange(20) % 5))
+    one, other = (store.record_path(tmp_path, run) for run in RUNS[:2])
+    sha256 = store.load(one).queries_sha256
+    assert store.query_scores(one, "MAP@R", sha256) is not None
+    shutil.copy(other.with_suffix(".npz"), one.with_suffix(".npz"))
+    assert store.query_scores(one, "MAP@R", sha256) is None
+    assert store.query_neighbors(one, sha256) is None
+    assert store.query_scores(one, "MAP@R") is not None
+
+
+def test_what_a_query_lacks_stays_marked(tmp_path: Path) -> None:
+    queries = evaluate_queries(np.eye(3), np.array([0, 0, 1]))
+    path = store.save(tmp_path, record(RUNS[0]), queries)
+    neighbors = store.query_neighbors(path)
+    assert neighbors is not None
+    assert (neighbors[:, -1] == -1).all()  # two others for each of the three
+    assert (neighbors == queries.neighbors).all()
 
 
 def test_a_damaged_record_is_set_aside_to_be_made_anew(tmp_path: Path) -> None:
