@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlbench.arrays import Labels
+from mlbench.arrays import Indices, Labels
 from mlbench.augment import Source
 from mlbench.interfaces import LossEntry
+from mlbench.interrupts import held
 from mlbench.model import Embedder
 from mlbench.sampler import batch_sizes, epoch_batches
 from mlbench.spec import OptimizerSpec, Recipe
@@ -35,6 +38,26 @@ class Epoch:
     loss: float
     images: int
     seconds: float
+
+
+@dataclass
+class _Position:
+    """How far training has come.
+
+    Attributes:
+        epoch: 0-based; -1 before the first.
+        step: steps of the epoch that are done.
+        total: the epoch's loss so far, summed over images; on the device, as reading it every step
+            would make the device wait.
+        seconds: that the epoch took so far.
+        crops: draws the augmentation.
+    """
+
+    epoch: int
+    step: int
+    total: Tensor
+    seconds: float
+    crops: np.random.Generator
 
 
 class Trainer:
@@ -66,25 +89,77 @@ class Trainer:
         self.optimizer = build_optimizer(network, loss, entry, recipe.optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.device = next(network.parameters()).device
+        self.position = self._position(-1, np.random.default_rng())
+        self._restored = False
 
     def epoch(self, epoch: int, progress: Progress | None = None) -> Epoch:
-        """Train the 0-based ``epoch``; ``progress`` gets steps done and steps in all."""
-        started = time.perf_counter()
+        """Train the 0-based ``epoch``, or the rest of it after ``restore``.
+
+        Args:
+            epoch: to train.
+            progress: called between steps with steps done and steps in all; ``state`` is whole
+                then.
+        """
+        here, batches = self._begin(epoch)
+        started = time.perf_counter() - here.seconds
         self._set_rates(epoch)
         self.network.train()
         self.loss.train()
-        order, crops = np.random.default_rng([self.seed, epoch]).spawn(2)
-        batches = epoch_batches(self.labels, self.sizes, self.entry.images_per_class, order)
-        # The sum stays on the device: reading it every step would make the device wait.
-        total = torch.zeros((), device=self.device, dtype=torch.float64)
-        for step, indices in enumerate(batches):
-            inputs = self.source.train_batch(indices, crops)
-            labels = torch.from_numpy(self.labels[indices]).to(self.device, non_blocking=True)
-            total += self.step(inputs, labels).double() * len(indices)
+        for indices in batches:
+            with held():
+                inputs = self.source.train_batch(indices, here.crops)
+                labels = torch.from_numpy(self.labels[indices]).to(self.device, non_blocking=True)
+                here.total += self.step(inputs, labels).double() * len(indices)
+                here.step += 1
+                here.seconds = time.perf_counter() - started
             if progress is not None:
-                progress(step + 1, len(self.sizes))
+                progress(here.step, len(self.sizes))
         images = sum(self.sizes)
-        return Epoch(float(total) / images, images, time.perf_counter() - started)
+        loss = float(here.total) / images
+        here.seconds = time.perf_counter() - started
+        return Epoch(loss, images, here.seconds)
+
+    def _begin(self, epoch: int) -> tuple[_Position, Iterator[Indices]]:
+        """Return how far ``epoch`` is (0 steps unless restored midway) and its batches to come."""
+        order, crops = np.random.default_rng([self.seed, epoch]).spawn(2)
+        if not (self._restored and self.position.epoch == epoch):
+            self.position = self._position(epoch, crops)
+        self._restored = False
+        batches = epoch_batches(self.labels, self.sizes, self.entry.images_per_class, order)
+        return self.position, islice(batches, self.position.step, None)
+
+    def _position(self, epoch: int, crops: np.random.Generator) -> _Position:
+        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        return _Position(epoch, 0, total, 0.0, crops)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next step depends on, as tensors and plain values.
+
+        The generators of torch are part of it, as some losses and networks draw from them.
+        """
+        here = self.position
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {
+            "network": self.network.state_dict(),
+            "loss": self.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "position": {**vars(here), "crops": here.crops.bit_generator.state},
+            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state`` of a trainer that was made with the same arguments."""
+        self.network.load_state_dict(state["network"])
+        self.loss.load_state_dict(state["loss"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        crops = np.random.default_rng()
+        crops.bit_generator.state = state["position"]["crops"]
+        total = state["position"]["total"].to(self.device)
+        self.position = _Position(**{**state["position"], "total": total, "crops": crops})
+        self._restored = True
+        torch.set_rng_state(state["random"]["cpu"])
+        if state["random"]["cuda"] is not None:
+            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Take one optimiser step; return the loss, detached, still on the device."""
