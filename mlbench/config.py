@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
@@ -22,15 +22,18 @@ _BENCHMARK_KEYS = ("recipe", "losses", "seeds")
 
 @dataclass(frozen=True)
 class Files:
-    """Where this machine keeps what a recipe names by identity; never part of a record.
+    """Where this machine keeps what a recipe names by identity, and what to do if it is bad.
 
     Attributes:
         data_root: folder of the data set's files.
         weights: file whose SHA-256 the recipe's ``backbone.weights`` is.
+        on_bad_image: ``error``, or ``skip`` to leave images out that cannot be read; changes the
+            fingerprint of the data, not the recipe.
     """
 
     data_root: Path | None = None
     weights: Path | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Request:
         data_root: folder of its files.
         backbone: a backbone's name.
         seeds: number of seeds.
+        on_bad_image: ``error`` or ``skip``.
         settings: values by key: recipe fields, or ``LOSS.parameter``; later ones win.
     """
 
@@ -75,6 +79,7 @@ class Request:
     data_root: Path | None = None
     backbone: str | None = None
     seeds: int | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
     settings: tuple[tuple[str, Any], ...] = ()
 
 
@@ -126,7 +131,8 @@ def make_plan(request: Request) -> Plan:
         MlbenchError: any name, key or value that is wrong, with its near misses.
     """
     benchmark = _read_benchmark(request.benchmark) if request.benchmark else {}
-    table, where = _recipe_table(request.recipe or benchmark.get("recipe", "default"))
+    recipe_table, where = _recipe_table(request.recipe or benchmark.get("recipe", "default"))
+    table = dict(recipe_table)
     losses = _losses(request, benchmark, _loss_parameters(table, where))
     if request.dataset is not None:
         table["data"] = {**table.get("data", {}), "name": request.dataset}
@@ -134,7 +140,10 @@ def make_plan(request: Request) -> Plan:
         table["backbone"] = {**table.get("backbone", {}), "name": request.backbone}
     for key, value in request.settings:
         _set(key, value, table, losses)
+    if not any(key in ("ks", "evaluation.ks") for key, _ in request.settings):
+        table = _with_ks_of_dataset(table, recipe_table)
     table, files = _resolve_files(table, request.data_root)
+    files = replace(files, on_bad_image=request.on_bad_image)
     recipe = build(Recipe, table, where)
     DATASETS.get(recipe.data.name)
     BACKBONES.get(recipe.backbone.name)
@@ -179,7 +188,36 @@ def _with_base(
             raise MlbenchError(f"{where}: {section}: expected a table, got {fields!r}")
     merged = {} if base is None else _recipe_table(base, folder, passed)[0]
     changed = {name: {**merged.get(name, {}), **fields} for name, fields in table.items()}
-    return {**merged, **changed}, where
+    if "ks" in table.get("evaluation", {}):
+        return {**merged, **changed}, where
+    return _with_ks_of_dataset({**merged, **changed}, merged), where
+
+
+def _with_ks_of_dataset(table: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Let the k of R@k follow a changed data set, unless they were chosen and not its usual ones.
+
+    Args:
+        table: of a recipe, perhaps with another data set than ``before``.
+        before: the table that it was made from.
+    """
+    name, ks = _dataset_and_ks(table)
+    usual = _usual_ks(_dataset_and_ks(before)[0])
+    wanted = _usual_ks(name)
+    if ks is None or wanted is None or ks != usual:
+        return table
+    return {**table, "evaluation": {**table["evaluation"], "ks": wanted}}
+
+
+def _dataset_and_ks(table: Mapping[str, Any]) -> tuple[object, object]:
+    return table.get("data", {}).get("name"), table.get("evaluation", {}).get("ks")
+
+
+def _usual_ks(dataset: object) -> list[int] | None:
+    """Return the k that are reported on a data set; None if there is no such data set."""
+    try:
+        return list(DATASETS.get(dataset).ks) if isinstance(dataset, str) else None
+    except MlbenchError:  # named where the whole recipe is checked
+        return None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

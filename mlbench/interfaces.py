@@ -129,13 +129,18 @@ class Dataset:
         name: as users type it (without the path of ``folder:PATH``).
         train: images of the training classes.
         test: images of the test classes, none of which is a training class.
-        fingerprint: SHA-256 (hex) over names, labels and image contents of both sides.
+        fingerprint: SHA-256 (hex) over names, labels and image contents of all sides.
+        gallery: images of the test classes, labelled as ``test``, among which each test image is
+            searched; None if each is searched among all other test images.
+        skipped: names of bad images that were left out of it.
     """
 
     name: str
     train: ImageSet
     test: ImageSet
     fingerprint: str
+    gallery: ImageSet | None = None
+    skipped: tuple[str, ...] = ()
 
 
 class DatasetLoader(Protocol):
@@ -152,9 +157,11 @@ class DatasetEntry(Entry):
 
     Attributes:
         needs_root: True if its files come from ``--data-root``.
+        ks: the k of R@k that papers report on it.
     """
 
     needs_root: bool = True
+    ks: tuple[int, ...] = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)

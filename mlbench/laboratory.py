@@ -17,14 +17,15 @@ from mlbench.augment import FeatureSource, ImageSource, Source
 from mlbench.config import Files
 from mlbench.embed import embed
 from mlbench.errors import MlbenchError
-from mlbench.images import PixelCache, open_cache
+from mlbench.images import BadImagesError, PixelCache, open_cache
 from mlbench.interfaces import Backbone, Dataset, ImageSet
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.paths import atomic_file, cache_dir
 from mlbench.registry import BACKBONES, DATASETS
+from mlbench.screening import check_dataset, list_bad, without_bad_images
 from mlbench.spec import Recipe, digest
 
-Side = Literal["train", "test"]
+Side = Literal["train", "test", "gallery"]
 Progress = Callable[[str, int, int], None]
 
 # To be raised when the same recipe would give other features.
@@ -97,6 +98,10 @@ class Laboratory:
     def dataset(self) -> Dataset:
         """The data set, loaded and checked at first use."""
         dataset = DATASETS.get(self.recipe.data.name).load()(self.files.data_root)
+        check_dataset(dataset)
+        if self.files.on_bad_image == "skip":
+            side = max(self.recipe.input.train_resize, self.recipe.input.test_resize)
+            dataset = without_bad_images(dataset, side, self.progress)
         folds = self.recipe.selection.folds
         if folds and len(dataset.train.class_names) < 2 * folds:
             raise MlbenchError(
@@ -108,14 +113,31 @@ class Laboratory:
     def prepare(self) -> None:
         """Load all that the runs need, so that bad data or weights are named before the first."""
         _ = self.weights_id
-        for side in ("train", "test"):
-            self._pixels(side, self.recipe.input.test_resize)
+        inputs, reasons = self.recipe.input, []
+        needed = [(side, inputs.test_resize) for side in ("train", *self.evaluated)]
         if self.recipe.backbone.trunk == "train":
-            self._pixels("train", self.recipe.input.train_resize)
+            needed.append(("train", inputs.train_resize))
+        for side, resize in needed:
+            try:
+                self._pixels(side, resize)
+            except BadImagesError as error:  # the other sides may have bad ones too
+                reasons += error.reasons
+        if reasons:
+            reasons = list(dict.fromkeys(reasons))
+            listed = list_bad(self.dataset, reasons) if len(reasons) > 5 else None
+            raise BadImagesError(reasons, listed)
 
     def images(self, side: Side) -> ImageSet:
-        """Return one side of the data set."""
-        return self.dataset.train if side == "train" else self.dataset.test
+        """Return one side of the data set; MlbenchError if it has no gallery."""
+        found: ImageSet | None = getattr(self.dataset, side)
+        if found is None:
+            raise MlbenchError(f"data set '{self.dataset.name}' has no {side} side")
+        return found
+
+    @property
+    def evaluated(self) -> tuple[Side, ...]:
+        """The sides that are embedded to evaluate a network: queries, then a gallery if any."""
+        return ("test",) if self.dataset.gallery is None else ("test", "gallery")
 
     @functools.cached_property
     def weights_id(self) -> str:
