@@ -1,4 +1,4 @@
-"""The one error that users see."""
+"""The one error and the one warning that users see."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,15 @@ class MlbenchError(Exception):
 
     The command line prints the message after ``Error:`` and exits with code 2.
     """
+
+
+class MlbenchWarning(UserWarning):
+    """Something that users should know, in one line; the command line prints it to stderr."""
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as one line without control characters, which could steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> MlbenchError:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,24 @@ Index = npt.NDArray[np.int64]
 _MEND = "; replace or remove it"
 _CHUNK = 256
 _INDEX_BYTES = 16  # of each image: its height and width, both int64
+
+
+class BadImagesError(MlbenchError):
+    """Images that cannot be read; the message counts all and shows the first five.
+
+    Attributes:
+        reasons: one line for each, in order.
+    """
+
+    def __init__(self, reasons: Sequence[str], listed_in: Path | None = None) -> None:
+        self.reasons = tuple(reasons)
+        several = len(reasons) > 1
+        count = f"{len(reasons)} bad images: " if several else ""
+        shown = first_few([reason.removesuffix(_MEND) for reason in reasons], "; ")
+        rest = f" (all are listed in {listed_in})" if listed_in else ""
+        it = "them" if several else "it"
+        mend = f"replace or remove {it}, or leave {it} out with --on-bad-image skip"
+        super().__init__(f"{count}{shown}{rest}; {mend}")
 
 
 def decode(path: Path) -> ImageArray:
@@ -65,18 +84,29 @@ class PixelCache:
         offsets: ``(N,)`` int64, where each image starts in ``data``.
         heights: ``(N,)`` int64, in pixels.
         widths: ``(N,)`` int64, in pixels.
+        file: the mapping behind ``data``.
     """
 
     data: ImageArray
     offsets: Index
     heights: Index
     widths: Index
+    file: mmap.mmap
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def image(self, i: int) -> ImageArray:
-        """Return a ``(h, w, 3)`` uint8 RGB view of image ``i``."""
+        """Return a ``(h, w, 3)`` uint8 RGB view of image ``i``.
+
+        Raises:
+            MlbenchError: somebody has cut the file off since it was opened.
+        """
+        # Reading what is no longer there would end the process without a word (SIGBUS).
+        if self.file.size() < len(self.file):
+            raise MlbenchError(
+                "the pixel cache was cut off while in use; the same command makes it again"
+            )
         start, height, width = self.offsets[i], self.heights[i], self.widths[i]
         return self.data[start : start + 3 * height * width].reshape(height, width, 3)
 
@@ -97,8 +127,8 @@ def open_cache(
         progress: called with the number of images done and their total while building.
 
     Raises:
-        MlbenchError: images cannot be read (all are counted, the first five named), or the cache
-            cannot be written.
+        BadImagesError: images cannot be read.
+        MlbenchError: the cache cannot be written.
     """
     digest = hashlib.sha256(f"{key}\n{side}\n{CACHE_VERSION}".encode()).hexdigest()
     path = cache_dir("pixels") / f"{side}px-{digest[:32]}.uint8"
@@ -106,8 +136,21 @@ def open_cache(
         _build(path, images, side, progress)
     heights, widths = _read_index(path, len(images))
     sizes = 3 * heights * widths
-    data = np.asarray(np.memmap(path, np.uint8, mode="c", offset=_INDEX_BYTES * len(images)))
-    return PixelCache(data, np.cumsum(sizes) - sizes, heights, widths)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    data = np.frombuffer(mapped, np.uint8, offset=_INDEX_BYTES * len(images))
+    return PixelCache(data, np.cumsum(sizes) - sizes, heights, widths, mapped)
+
+
+def find_bad(images: ImageSet, side: int, progress: Progress | None = None) -> dict[int, str]:
+    """Read every image as ``open_cache`` does; return by index why one cannot be read."""
+    bad = {}
+    for i, image in enumerate(_decoded(images, side)):
+        if isinstance(image, MlbenchError):
+            bad[i] = str(image)
+        if progress:
+            progress(i + 1, len(images))
+    return bad
 
 
 class _Quiet:
@@ -165,9 +208,7 @@ def _reason(error: Exception, path: Path) -> str:
 
 def _resized(image: ImageArray, side: int, name: str) -> ImageArray:
     """Resize so that the shorter side is ``side`` (the arithmetic of torchvision's Resize)."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        found = f"{image.dtype} {image.shape}"
-        raise MlbenchError(f"image {name}: the data set must read (H, W, 3) uint8, not {found}")
+    _check_array(image, name)
     height, width = image.shape[:2]
     short, long = sorted((height, width))
     if short == side:
@@ -179,11 +220,24 @@ def _resized(image: ImageArray, side: int, name: str) -> ImageArray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
+def _check_array(image: object, name: str) -> None:
+    """Check what the ``read`` of a data set has returned, which may be a plugin's."""
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+            return
+        found = f"{image.dtype} {image.shape}"
+    else:
+        found = type(image).__name__
+    raise MlbenchError(f"image {name}: the data set must read (H, W, 3) uint8, not {found}")
+
+
 def _read_resized(images: ImageSet, i: int, side: int) -> ImageArray | MlbenchError:
     try:
         return _resized(images.read(i), side, images.names[i])
     except MlbenchError as error:
         return error
+    except OSError as error:
+        return MlbenchError(f"image {images.names[i]}: {error.strerror or error}{_MEND}")
 
 
 def _decoded(images: ImageSet, side: int) -> Iterator[ImageArray | MlbenchError]:
@@ -209,17 +263,9 @@ def _build(path: Path, images: ImageSet, side: int, progress: Progress | None) -
             if progress:
                 progress(i + 1, len(images))
         if bad:
-            raise _bad_images(bad)
+            raise BadImagesError(bad)
         file.seek(0)
         file.write(shapes.tobytes())
-
-
-def _bad_images(messages: list[str]) -> MlbenchError:
-    if len(messages) == 1:
-        return MlbenchError(messages[0])
-    reasons = [message.removesuffix(_MEND) for message in messages]
-    listed = first_few(reasons, "; ")
-    return MlbenchError(f"{len(messages)} bad images: {listed}; replace or remove them")
 
 
 def _read_index(path: Path, count: int) -> tuple[Index, Index]:

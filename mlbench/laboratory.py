@@ -113,10 +113,12 @@ class Laboratory:
     def prepare(self) -> None:
         """Load all that the runs need, so that bad data or weights are named before the first."""
         _ = self.weights_id
-        inputs, reasons = self.recipe.input, []
-        needed = [(side, inputs.test_resize) for side in ("train", *self.evaluated)]
+        inputs = self.recipe.input
+        needed: list[tuple[Side, int]] = [("train", inputs.test_resize)]
+        needed += [(side, inputs.test_resize) for side in self.evaluated]
         if self.recipe.backbone.trunk == "train":
             needed.append(("train", inputs.train_resize))
+        reasons: list[str] = []
         for side, resize in needed:
             try:
                 self._pixels(side, resize)

@@ -16,7 +16,7 @@ from torchvision.transforms import Resize
 
 from mlbench.arrays import ImageArray
 from mlbench.errors import MlbenchError, first_few
-from mlbench.images import PixelCache, decode, open_cache
+from mlbench.images import PixelCache, decode, find_bad, open_cache
 from mlbench.interfaces import ImageSet
 from mlbench.paths import atomic_file
 
@@ -278,21 +278,46 @@ class TestOpenCache:
         with pytest.raises(MlbenchError) as caught:
             open_cache(failing_set(failures), 5, "key")
         listed = "; ".join(f"cannot read image {i}.png: bad" for i in range(5))
-        expected = f"7 bad images: {listed} and 2 more; replace or remove them"
+        expected = f"7 bad images: {listed} and 2 more; replace or remove them, or"
+        expected += " leave them out with --on-bad-image skip"
         assert str(caught.value) == expected
 
     def test_one_bad_image_keeps_its_message(self):
-        with pytest.raises(MlbenchError, match=r"^image 3 is bad$"):
-            open_cache(failing_set({3: MlbenchError("image 3 is bad")}), 5, "key")
+        bad = MlbenchError("image 3 is bad; replace or remove it")
+        with pytest.raises(MlbenchError, match=r"^image 3 is bad; replace or remove it, or leave"):
+            open_cache(failing_set({3: bad}), 5, "key")
 
     def test_very_narrow_image(self):
         with pytest.raises(MlbenchError, match=r"0\.png: 9000 x 1 pixels are too narrow"):
             open_cache(image_set([np.zeros((1, 9000, 3), np.uint8)]), 256, "key")
 
-    @pytest.mark.parametrize("wrong", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8)])
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            None,
+            [[[0, 0, 0]]],
+            np.zeros((4, 4), np.uint8),
+            np.zeros((4, 4, 4), np.uint8),
+            np.zeros((0, 4, 3), np.uint8),
+            np.zeros((4, 4, 3), np.float32),
+        ],
+        ids=str,
+    )
     def test_data_set_that_reads_something_else(self, wrong):
         with pytest.raises(MlbenchError, match=r"0\.png: the data set must read \(H, W, 3\)"):
             open_cache(image_set([wrong]), 4, "key")
+
+    def test_file_that_a_plugin_cannot_read(self):
+        error = PermissionError(errno.EACCES, "Permission denied")
+        with pytest.raises(MlbenchError, match=r"image 3: Permission denied; replace or remove"):
+            open_cache(failing_set({3: error}), 5, "key")
+
+    def test_find_bad_names_each_with_its_reason(self):
+        failures: dict[int, BaseException] = {i: MlbenchError(f"{i} is bad") for i in (2, 5)}
+        seen: list[tuple[int, int]] = []
+        found = find_bad(failing_set(failures), 5, lambda *step: seen.append(step))
+        assert found == {2: "2 is bad", 5: "5 is bad"}
+        assert seen[-1] == (8, 8)
 
     def test_threads_leave_the_warning_filters_alone(self, tmp_path):
         path = saved(tmp_path / "a.jpg", Image.fromarray(noise(8, 8)))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlbench.errors import MlbenchError
+from mlbench.cli._streams import plain_streams
+from mlbench.errors import MlbenchError, printable
 
 if TYPE_CHECKING:
     from mlbench.config import Request
@@ -24,13 +25,16 @@ class UserError(click.ClickException):
 class Group(click.Group):
     """Turns MlbenchError into one line and exit code 2."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with plain_streams():
+            return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except MlbenchError as error:
             # File names may hold line breaks and control characters.
-            line = "".join(c if c.isprintable() else " " for c in str(error))
-            raise UserError(line) from error
+            raise UserError(printable(str(error))) from error
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             sys.exit(130)
@@ -68,6 +72,13 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             "--folds",
             type=click.IntRange(2),
             help="Class-disjoint folds of the training classes, each left out of a run.",
+        ),
+        click.option(
+            "--on-bad-image",
+            type=click.Choice(["error", "skip"]),
+            default="error",
+            show_default=True,
+            help="Stop and name the images that cannot be read, or leave them out.",
         ),
         click.option(
             "--device",
@@ -129,9 +140,9 @@ def print_list(
 
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(header):
-        table.add_column(name, no_wrap=number == 0)
+        table.add_column(Text(printable(name)), no_wrap=number == 0)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)
     for problem in problems:
-        click.echo(f"Warning: {problem}", err=True)
+        click.echo(f"Warning: {printable(problem)}", err=True)

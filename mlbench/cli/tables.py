@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mlbench.cli._common import print_list, print_sheets
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, printable
 
 
 @click.command()
@@ -35,7 +35,7 @@ def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
 
     results = read_results(folder)
     for problem in results.problems:
-        click.echo(f"Warning: left out: {problem}", err=True)
+        click.echo(f"Warning: left out: {printable(problem)}", err=True)
     if not results.records:
         raise MlbenchError(f"no readable record in '{folder}'")
     comparisons = compare(results.records)
