@@ -16,6 +16,28 @@ BUILTIN: tuple[DatasetEntry, ...] = (
         paper="Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001, 2011",
     ),
     DatasetEntry(
+        name="cars196",
+        target="mlbench.datasets.cars196:load",
+        summary="Cars196: 98 models of cars to train on, 98 others to test on",
+        paper="Krause et al., 3D Object Representations for Fine-Grained Categorization, 3dRR 2013",
+    ),
+    DatasetEntry(
+        name="sop",
+        target="mlbench.datasets.sop:load",
+        summary="Stanford Online Products: 11,318 products to train on, 11,316 others to test on",
+        paper="Oh Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, "
+        "CVPR 2016",
+        ks=(1, 10, 100, 1000),
+    ),
+    DatasetEntry(
+        name="inshop",
+        target="mlbench.datasets.inshop:load",
+        summary="In-Shop Clothes: 3,997 items to train on; queries of 3,985 others and a gallery",
+        paper="Liu et al., DeepFashion: Powering Robust Clothes Recognition and Retrieval with "
+        "Rich Annotations, CVPR 2016",
+        ks=(1, 10, 20, 30),
+    ),
+    DatasetEntry(
         name="folder",
         target="mlbench.datasets.folder:load",
         summary="your folder of class folders: first half to train on, second half to test on",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlbench.datasets.files import file_dataset, image_files
+from mlbench.datasets.places import find
 from mlbench.errors import MlbenchError, first_few
 from mlbench.interfaces import Dataset, ImageSet
 
-ROOT_VARIABLE = "MLBENCH_DATA_ROOT"
+FOLDER = "CUB_200_2011"
+MARKERS = ("images.txt",)
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ def load(root: Path | None) -> Dataset:
     """Load CUB-200-2011 (Wah et al. 2011): classes 1-100 to train on, 101-200 to test on.
 
     Args:
-        root: the unpacked folder ``CUB_200_2011`` or its parent; by default
-            ``$MLBENCH_DATA_ROOT``.
+        root: the unpacked folder ``CUB_200_2011`` or its parent; see
+            ``mlbench.datasets.places.data_root`` for the default.
 
     Raises:
-        MlbenchError: there is no root, or its files are not those of the data set.
+        MlbenchError: its files are not there, or not those of the data set.
     """
     return _load(_find(root), *_OFFICIAL)
 
@@ -51,19 +52,7 @@ def _load(folder: Path, train: _Side, test: _Side) -> Dataset:
 
 
 def _find(root: Path | None) -> Path:
-    given = root or os.environ.get(ROOT_VARIABLE)
-    if not given:
-        raise MlbenchError(
-            "cub200 needs its files: give the folder that holds CUB_200_2011 with "
-            f"--data-root DIR or in the environment variable {ROOT_VARIABLE}"
-        )
-    for folder in (Path(given), Path(given, "CUB_200_2011")):
-        if (folder / "images.txt").is_file():
-            return folder
-    raise MlbenchError(
-        f"cub200: no images.txt in {given} or its CUB_200_2011; point --data-root DIR or "
-        f"{ROOT_VARIABLE} at the unpacked CUB_200_2011 or its parent"
-    )
+    return find("cub200", root, FOLDER, MARKERS)
 
 
 def _table(path: Path) -> dict[int, str]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from mlbench.arrays import ImageArray
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchWarning, first_few
 from mlbench.images import decode
 from mlbench.interfaces import Dataset, ImageSet
+
+_UNREADABLE = bytes(32)
+"""In place of the digest of a file that cannot be read."""
 
 
 def image_files(
@@ -32,18 +37,53 @@ def image_files(
     return ImageSet(tuple(names), np.array(labels, np.int64), tuple(class_names), read)
 
 
-def file_dataset(name: str, folder: Path, train: ImageSet, test: ImageSet) -> Dataset:
-    """Return the data set of two sides of files under ``folder``, fingerprinted.
+def file_dataset(
+    name: str, folder: Path, train: ImageSet, test: ImageSet, gallery: ImageSet | None = None
+) -> Dataset:
+    """Return the data set of sides of files under ``folder``, fingerprinted.
 
-    Raises:
-        MlbenchError: a file cannot be read.
+    A file that cannot be read is named where its pixels are, with all other bad ones. Images that
+    make the results too good are warned of: test images whose very content is another test image's
+    or a training image's.
     """
+    sides = [images for images in (train, test, gallery) if images is not None]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sides = [
-            (images, pool.map(_digest, [folder / name for name in images.names]))
-            for images in (train, test)
+        contents = [
+            list(pool.map(_digest, [folder / name for name in images.names])) for images in sides
         ]
-        return Dataset(name, train, test, fingerprint(sides))
+    contained = list(zip(sides, contents, strict=True))
+    _warn_of_copies(name, contained[0], contained[1:])
+    return Dataset(name, train, test, fingerprint(contained), gallery)
+
+
+def _warn_of_copies(
+    name: str,
+    train: tuple[ImageSet, Sequence[bytes]],
+    evaluated: Sequence[tuple[ImageSet, Sequence[bytes]]],
+) -> None:
+    trained = {digest: image for image, digest in _contents(train)}
+    tested: dict[bytes, str] = {}
+    leaked, repeated = [], []
+    for image, digest in itertools.chain.from_iterable(map(_contents, evaluated)):
+        if digest in trained:
+            leaked.append(f"{image} = {trained[digest]}")
+        if tested.setdefault(digest, image) != image:
+            repeated.append(f"{image} = {tested[digest]}")
+    kinds = (("pairs of a test and a training image", leaked), ("pairs of test images", repeated))
+    found = [f"{len(pairs):,} {kind} ({first_few(pairs)})" for kind, pairs in kinds if pairs]
+    if found:
+        warnings.warn(
+            f"{name}: the same content in {' and in '.join(found)}; this makes results too good: "
+            "keep one of each",
+            MlbenchWarning,
+            stacklevel=3,
+        )
+
+
+def _contents(side: tuple[ImageSet, Sequence[bytes]]) -> Iterator[tuple[str, bytes]]:
+    """Yield name and digest of each image that could be read."""
+    images, digests = side
+    return ((n, d) for n, d in zip(images.names, digests, strict=True) if d != _UNREADABLE)
 
 
 def fingerprint(sides: Iterable[tuple[ImageSet, Iterable[bytes]]]) -> str:
@@ -68,5 +108,5 @@ def _digest(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise MlbenchError(f"cannot read {path}: {error.strerror}; mend or remove it") from error
+    except OSError:
+        return _UNREADABLE
