@@ -77,9 +77,9 @@ def test_the_fingerprint_covers_the_contents_of_every_side_but_not_the_place(
     folder, load = tree
     first = load(folder)
     found = {first.fingerprint}
-    for side in (first.train, first.test, first.gallery):
+    for seed, side in enumerate((first.train, first.test, first.gallery), 999):
         if side is not None:
-            trees.write_image(folder / side.names[-1], 999)
+            trees.write_image(folder / side.names[-1], seed)
             found.add(load(folder).fingerprint)
     assert len(found) == (3 if first.gallery is None else 4)
     moved = folder.rename(tmp_path / "elsewhere")
