@@ -17,6 +17,8 @@ from mlbench.registry import BACKBONES, DATASETS, LOSSES
 from mlbench.spec import LossSpec, Recipe, RunSpec, build, check_value, recipe_keys
 
 DEFAULT_LOSSES = ("softtriple", "softmax_norm", "npairs", "triplet")
+OnBadImage = Literal["error", "skip"]
+_SOME_CLASSES = 10
 _BENCHMARK_KEYS = ("recipe", "losses", "seeds")
 
 
@@ -33,7 +35,7 @@ class Files:
 
     data_root: Path | None = None
     weights: Path | None = None
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: OnBadImage = "error"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Request:
     data_root: Path | None = None
     backbone: str | None = None
     seeds: int | None = None
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: OnBadImage = "error"
     settings: tuple[tuple[str, Any], ...] = ()
 
 
@@ -143,14 +145,15 @@ def make_plan(request: Request) -> Plan:
     if not any(key in ("ks", "evaluation.ks") for key, _ in request.settings):
         table = _with_ks_of_dataset(table, recipe_table)
     table, files = _resolve_files(table, request.data_root)
-    files = replace(files, on_bad_image=request.on_bad_image)
+    policy = check_value(OnBadImage, request.on_bad_image, "on_bad_image")
+    files = replace(files, on_bad_image=policy)
     recipe = build(Recipe, table, where)
     DATASETS.get(recipe.data.name)
     BACKBONES.get(recipe.backbone.name)
     seeds = request.seeds if request.seeds is not None else benchmark.get("seeds", 1)
     if type(seeds) is not int or not 1 <= seeds <= 1000:
         raise MlbenchError(f"seeds: {seeds!r} must be an integer from at least 1 to 1000")
-    specs = tuple(LossSpec.of(entry, params) for entry, params in losses)
+    specs = tuple(_loss_spec(entry, params, recipe) for entry, params in losses)
     return Plan(recipe, tuple(dict.fromkeys(specs)), seeds, files)
 
 
@@ -262,6 +265,12 @@ def _losses(
         entry = LOSSES.get(params.pop("name"))
         losses.append((entry, {**given.get(entry.name, {}), **params}))
     return losses
+
+
+def _loss_spec(entry: LossEntry, params: Mapping[str, Any], recipe: Recipe) -> LossSpec:
+    if entry.prefix:  # only its factory knows its parameters
+        entry.build(_SOME_CLASSES, recipe.head.dim, params)
+    return LossSpec.of(entry, params)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mlbench.arrays import Indices, Labels
 from mlbench.augment import FeatureSource, ImageSource, Source
+from mlbench.claims import built_once
 from mlbench.config import Files
 from mlbench.embed import embed
 from mlbench.errors import MlbenchError
@@ -21,7 +22,7 @@ from mlbench.images import BadImagesError, PixelCache, open_cache
 from mlbench.interfaces import Backbone, Dataset, ImageSet
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.paths import atomic_file, cache_dir
-from mlbench.registry import BACKBONES, DATASETS
+from mlbench.registry import BACKBONES, DATASETS, PROGRAM
 from mlbench.screening import check_dataset, list_bad, without_bad_images
 from mlbench.spec import Recipe, digest
 
@@ -115,13 +116,13 @@ class Laboratory:
         _ = self.weights_id
         inputs = self.recipe.input
         needed: list[tuple[Side, int]] = [("train", inputs.test_resize)]
-        needed += [(side, inputs.test_resize) for side in self.evaluated]
+        needed.extend((side, inputs.test_resize) for side in self.evaluated)
         if self.recipe.backbone.trunk == "train":
             needed.append(("train", inputs.train_resize))
         reasons: list[str] = []
         for side, resize in needed:
             try:
-                self._pixels(side, resize)
+                self._open_pixels(side, resize)
             except BadImagesError as error:  # the other sides may have bad ones too
                 reasons += error.reasons
         if reasons:
@@ -143,8 +144,10 @@ class Laboratory:
 
     @functools.cached_property
     def weights_id(self) -> str:
-        """What the backbone's initial weights are."""
-        return self._backbone(0).weights_id
+        """What the backbone's initial weights are; it is tried on a blank image first."""
+        backbone = self._backbone(0)
+        _check_backbone(backbone, self.recipe)
+        return backbone.weights_id
 
     def trunk(self, seed: int) -> tuple[Trunk, int]:
         """Build the trunk as the run of ``seed`` starts it, and tell the length of its features."""
@@ -194,20 +197,31 @@ class Laboratory:
         return self._features[key]
 
     def _read_features(self, side: Side, seed: int) -> Tensor:
-        if self.weights_id == "none":
+        source = BACKBONES.get(self.recipe.backbone.name).source
+        # The code of a program's own backbone may change from one call to the next.
+        if self.weights_id == "none" or source == PROGRAM:
             return self._compute_features(side, seed)
         inputs = asdict(self.recipe.input)
         used = [inputs[k] for k in ("size", "test_resize", "normalization", "channels")]
         backbone = [self.recipe.backbone.name, self.weights_id, str(self.device), torch.__version__]
-        key = digest([_FEATURES_VERSION, self.dataset.fingerprint, side, *used, *backbone])
+        plugin = [] if source == "built-in" else [source]
+        key = digest([_FEATURES_VERSION, self.dataset.fingerprint, side, *used, *backbone, *plugin])
         path = cache_dir("features") / f"{key}.npy"
-        kept = _load_features(path, len(self.images(side)))
+        count = len(self.images(side))
+        kept = _load_features(path, count)
         if kept is not None:
             return kept
-        features = self._compute_features(side, seed)
-        with atomic_file(path) as file:
-            np.save(file, features.numpy(), allow_pickle=False)
-        return features
+        with built_once(path, self._waiting(f"features of the {side} images")):
+            kept = _load_features(path, count)
+            if kept is not None:
+                return kept
+            features = self._compute_features(side, seed)
+            with atomic_file(path) as file:
+                np.save(file, features.numpy(), allow_pickle=False)
+            return features
+
+    def _waiting(self, phase: str) -> Callable[[], None]:
+        return functools.partial(self.progress, f"waiting for another process: {phase}", 0, 0)
 
     def _compute_features(self, side: Side, seed: int) -> Tensor:
         report = functools.partial(self.progress, f"features of the {side} images")
@@ -218,11 +232,39 @@ class Laboratory:
         return ImageSource(self._pixels(side, resize), self.recipe.input, self.device)
 
     def _pixels(self, side: Side, resize: int) -> PixelCache:
+        try:
+            return self._open_pixels(side, resize)
+        except BadImagesError:
+            self.prepare()  # names the bad images of all sides
+            raise
+
+    def _open_pixels(self, side: Side, resize: int) -> PixelCache:
         if (side, resize) not in self._caches:
             report = functools.partial(self.progress, f"decoding the {side} images")
             key = f"{self.dataset.fingerprint}-{side}"
-            self._caches[side, resize] = open_cache(self.images(side), resize, key, report)
+            waiting = self._waiting(f"decoding the {side} images")
+            self._caches[side, resize] = open_cache(self.images(side), resize, key, report, waiting)
         return self._caches[side, resize]
+
+
+def _check_backbone(backbone: Backbone, recipe: Recipe) -> None:
+    """Raise MlbenchError if the backbone cannot take images of the recipe's size."""
+    size, name = recipe.input.size, f"backbone '{recipe.backbone.name}'"
+    trunk = Trunk(backbone, recipe.input, recipe.backbone).eval()
+    try:
+        with torch.inference_mode():
+            features = trunk(torch.zeros(2, 3, size, size, dtype=torch.uint8))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise MlbenchError(
+            f"{name} cannot take images of input.size {size} ({reason}); "
+            "give the size that it was made for with --set input.size=..."
+        ) from error
+    if features.shape != (2, backbone.features):
+        raise MlbenchError(
+            f"{name} gives features of shape {tuple(features.shape)} for 2 images and declares "
+            f"{backbone.features}; mend its factory"
+        )
 
 
 def _load_features(path: Path, count: int) -> Tensor | None:

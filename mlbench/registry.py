@@ -17,6 +17,9 @@ from mlbench.losses import BUILTIN as LOSS_ENTRIES
 E = TypeVar("E", bound=Entry)
 F = TypeVar("F", bound=Callable[..., Any])
 
+PROGRAM = "this program"
+"""Source of entries that the running program registers itself, without a plugin."""
+
 
 class Registry(Generic[E]):
     """Entries by name; plugins of an entry-point group join when a built-in does not answer.
@@ -46,7 +49,7 @@ class Registry(Generic[E]):
         self._entry_type = entry_type
         self._call = call
         self._entries: dict[str, E] = {entry.name: entry for entry in builtin}
-        self._source = "this program"
+        self._source = PROGRAM
         self._plugins_loaded = False
 
     def register(self, name: str, **description: Any) -> Callable[[F], F]:
@@ -142,7 +145,7 @@ class Registry(Generic[E]):
             )
             self.problems.append(f"{self.kind} plugin '{point.name}' of {owner} skipped: {reason}")
         finally:
-            self._source = "this program"
+            self._source = PROGRAM
 
     def _check_signature(self, name: str, factory: Callable[..., Any], prefix: bool) -> None:
         wanted = ("argument", *self._call) if prefix else self._call
