@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, TypeVar
+
+from mlbench.contrasts import Contrasts, contrasts
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     Scores = npt.NDArray[np.float64]
+    AnyScores = npt.NDArray[np.float64] | npt.NDArray[np.float32] | npt.NDArray[np.bool_]
+    Parts = Sequence[tuple[npt.ArrayLike, float]]
 
 K = TypeVar("K")
 
@@ -98,8 +101,14 @@ def paired_difference(
     own = _seed_noise(scores)
     used = noise or own
     parts = (used.variance / seeds, used.freedom), _query_variance(scores)
-    effect = mean / math.sqrt(own.variance) if own.variance else None
-    return Difference(mean, _half_width(parts, 1 - confidence), _p_value(parts, mean), effect)
+    half_width = float(_half_widths(parts, 1 - confidence))
+    p = float(_p_values(parts, np.asarray(mean)))
+    return Difference(mean, half_width, p, _effect(mean, own.variance))
+
+
+def _effect(mean: float, variance: float) -> float | None:
+    agree = variance <= (1e-9 * mean) ** 2  # up to rounding
+    return None if agree else mean / math.sqrt(variance)
 
 
 def pooled_noise(differences: Sequence[Scores], runs: Sequence[int]) -> SeedNoise | None:
@@ -115,7 +124,10 @@ def pooled_noise(differences: Sequence[Scores], runs: Sequence[int]) -> SeedNois
     Returns:
         None if no pair shares two runs.
     """
-    noises = [_seed_noise(each) for each in differences if len(each) > 1]
+    return _pool([_seed_noise(each) for each in differences], runs)
+
+
+def _pool(noises: Sequence[SeedNoise], runs: Sequence[int]) -> SeedNoise | None:
     freedom = math.fsum(noise.freedom for noise in noises)
     if not freedom:
         return None
@@ -141,22 +153,30 @@ def _query_variance(scores: Scores) -> tuple[float, int]:
     return max(of_queries - of_rest / s, 0.0) / q, q - 1
 
 
-def _half_width(variances: Sequence[tuple[float, float]], alpha: float) -> float:
-    parts = (variance * _t_quantile(df, 1 - alpha) ** 2 for variance, df in variances if variance)
-    return math.sqrt(math.fsum(parts))
+def _half_widths(parts: Parts, alpha: npt.ArrayLike) -> Scores:
+    """Return half-widths at ``alpha`` from variances, each a number or ``(P,)``, and their df."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    quantile = 1 - np.asarray(alpha) / 2
+    squares = [np.asarray(v) * stdtrit(freedom, quantile) ** 2 for v, freedom in parts if freedom]
+    return np.sqrt(sum(squares, np.zeros(())))
 
 
-def _p_value(variances: Sequence[tuple[float, float]], mean: float) -> float:
-    """Return the alpha at which the interval just reaches zero."""
-    low, high = 0.0, 1.0
+def _p_values(parts: Parts, means: Scores) -> Scores:
+    """Return, for each of the means, the alpha at which its interval just reaches zero."""
+    import numpy as np
+
+    low, high = np.zeros_like(means), np.ones_like(means)
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (low, middle) if _half_width(variances, middle) < abs(mean) else (middle, high)
+        clear = _half_widths(parts, middle) < np.abs(means)
+        low, high = np.where(clear, low, middle), np.where(clear, middle, high)
     return high
 
 
 def compare_all(
-    scores: Mapping[str, Mapping[Hashable, Scores]], alpha: float = 0.05
+    scores: Mapping[str, Mapping[Hashable, AnyScores]], alpha: float = 0.05
 ) -> tuple[str, dict[str, Difference], set[str]]:
     """Compare losses with the one of the highest mean, and tell which cannot be told apart from it.
 
@@ -174,32 +194,72 @@ def compare_all(
     """
     means = {name: _mean(runs) for name, runs in scores.items()}
     best = max(means, key=lambda name: means[name])
-    shared = {
-        (a, b): runs
-        for a, b in combinations(sorted(scores, key=lambda name: name != best), 2)
-        if (runs := _shared_runs(scores[a], scores[b])) is not None
+    found = contrasts(scores, sorted(scores, key=lambda name: name != best))
+    own = [SeedNoise(float(v), c.runs - 1) for c in found for v in c.run_variance]
+    noise = _pool(own, [len(runs) for runs in scores.values()])
+    different = holm(_decisive_p_values(found, noise, alpha), alpha)
+    behind = {
+        b: difference
+        for each in found
+        for (a, b), difference in _differences(each, noise, best).items()
     }
-    noise = pooled_noise([a - b for a, b in shared.values()], [len(r) for r in scores.values()])
-    pairs = {pair: paired_difference(a, b, noise=noise) for pair, (a, b) in shared.items()}
-    different = holm({pair: difference.p for pair, difference in pairs.items()}, alpha)
-    behind = {b: difference for (a, b), difference in pairs.items() if a == best}
     return best, behind, {best} | {name for name in behind if (best, name) not in different}
 
 
-def _mean(runs: Mapping[Hashable, Scores]) -> float:
+def _mean(runs: Mapping[Hashable, AnyScores]) -> float:
     return math.fsum(float(scores.mean()) for scores in runs.values()) / len(runs)
 
 
-def _shared_runs(
-    a: Mapping[Hashable, Scores], b: Mapping[Hashable, Scores]
-) -> tuple[Scores, Scores] | None:
-    """Return ``(S, Q)`` scores of the runs that both have; None if too few to say anything."""
+def _parts(found: Contrasts, noise: SeedNoise | None) -> Parts:
+    """Return the variances of the means, due to seeds and to queries, with their df."""
+    variance, freedom = (
+        (found.run_variance, found.runs - 1) if noise is None else (noise.variance, noise.freedom)
+    )
+    return (variance / found.runs, freedom), (found.query_variance, found.queries - 1)
+
+
+def _decisive_p_values(
+    found: Sequence[Contrasts], noise: SeedNoise | None, alpha: float
+) -> dict[tuple[str, str], float]:
+    """Return p of all pairs; 0 and 1 where it is certain on which side of every level it lies."""
     import numpy as np
 
-    shared = [run for run in a if run in b and a[run].shape == b[run].shape]
-    if not shared or (len(shared) == 1 and a[shared[0]].size == 1):
-        return None
-    return np.stack([a[run] for run in shared]), np.stack([b[run] for run in shared])
+    strictest = alpha / max(sum(len(each.pairs) for each in found), 1)
+    values: dict[tuple[str, str], float] = {}
+    for each in found:
+        parts, size = _parts(each, noise), np.abs(each.mean)
+        p = (_half_widths(parts, alpha) >= size).astype(np.float64)
+        open_ = (p == 0) & (_half_widths(parts, strictest) >= size)
+        p[open_] = _p_values(_select(parts, open_), size[open_])
+        values.update(zip(each.pairs, p.tolist(), strict=True))
+    return values
+
+
+def _select(parts: Parts, chosen: npt.NDArray[np.bool_]) -> Parts:
+    import numpy as np
+
+    return [(np.broadcast_to(v, chosen.shape)[chosen], freedom) for v, freedom in parts]
+
+
+def _differences(
+    found: Contrasts, noise: SeedNoise | None, best: str
+) -> dict[tuple[str, str], Difference]:
+    """Return how far the others of its pairs are behind the best."""
+    import numpy as np
+
+    chosen = np.array([best in pair for pair in found.pairs])
+    parts, means = _select(_parts(found, noise), chosen), found.mean[chosen]
+    half_widths = np.broadcast_to(_half_widths(parts, 0.05), means.shape)
+    p_values, variances = _p_values(parts, means), found.run_variance[chosen]
+    pairs = [pair for pair in found.pairs if best in pair]
+    return {
+        pair: Difference(mean, half_width, p, _effect(mean, variance))
+        for pair, mean, half_width, p, variance in zip(
+            pairs,
+            *(column.tolist() for column in (means, half_widths, p_values, variances)),
+            strict=True,
+        )
+    }
 
 
 def holm(p_values: Mapping[K, float], alpha: float = 0.05) -> set[K]:
