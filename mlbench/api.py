@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlbench.config import Request, make_plan
+from mlbench.config import OnBadImage, Request, make_plan
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
@@ -61,6 +61,7 @@ def run(
     fold: int | None = None,
     device: str = "auto",
     out: str | PathLike[str] | None = None,
+    on_bad_image: OnBadImage = "error",
 ) -> RunRecord:
     """Train and evaluate one loss under one recipe.
 
@@ -75,6 +76,7 @@ def run(
         fold: validation fold, for recipes with folds.
         device: ``auto``, ``cpu`` or ``cuda``.
         out: folder to save the record in; a record that is there already is returned as it is.
+        on_bad_image: ``skip`` leaves images out that cannot be read.
 
     Returns:
         the record.
@@ -83,8 +85,9 @@ def run(
         MlbenchError: any input that is wrong.
     """
     from mlbench import store
+    from mlbench.cells import made_or_awaited
     from mlbench.laboratory import Laboratory, resolve_device
-    from mlbench.runner import find_record, run_one
+    from mlbench.runner import run_one
     from mlbench.spec import RunSpec
 
     request = Request(
@@ -94,6 +97,7 @@ def run(
         data_root=None if data_root is None else Path(data_root),
         backbone=backbone,
         settings=tuple((settings or {}).items()),
+        on_bad_image=on_bad_image,
     )
     plan = make_plan(request)
     spec = RunSpec(plan.recipe, plan.losses[0], seed, fold)
@@ -105,12 +109,7 @@ def run(
     if fold is not None and fold not in range(folds):
         raise MlbenchError(f"fold: {fold!r} must be in 0 .. {folds - 1}")
     lab = Laboratory(plan.recipe, plan.files, resolve_device(device), lambda *_: None)
-    if out is not None:
-        store.check_writable(Path(out))
-        known = find_record(spec, lab, Path(out))
-        if known is not None:
-            return known
-    record, queries = run_one(spec, lab)
-    if out is not None:
-        store.save(Path(out), record, queries)
-    return record
+    if out is None:
+        return run_one(spec, lab)[0]
+    store.check_writable(Path(out))
+    return made_or_awaited(spec, lab, Path(out))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mlbench.arrays import ImageArray
+from mlbench.claims import built_once
 from mlbench.errors import MlbenchError, first_few
 from mlbench.interfaces import ImageSet
 from mlbench.paths import atomic_file, cache_dir
@@ -112,12 +113,16 @@ class PixelCache:
 
 
 def open_cache(
-    images: ImageSet, side: int, key: str, progress: Progress | None = None
+    images: ImageSet,
+    side: int,
+    key: str,
+    progress: Progress | None = None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> PixelCache:
     """Open the pixel cache of a set of images, building it if it is missing or damaged.
 
     Each image's shorter side becomes ``side`` pixels, exactly as ``torchvision.transforms.Resize``
-    does to a PIL image. Builders may run at once or be interrupted: a cache appears only whole.
+    does to a PIL image. One process builds, the others wait for it; a cache appears only whole.
 
     Args:
         images: the images.
@@ -125,6 +130,7 @@ def open_cache(
         key: what identifies the pixels, such as the data set's fingerprint and the side of the
             split.
         progress: called with the number of images done and their total while building.
+        waiting: called once if another process is building this cache.
 
     Raises:
         BadImagesError: images cannot be read.
@@ -133,7 +139,9 @@ def open_cache(
     digest = hashlib.sha256(f"{key}\n{side}\n{CACHE_VERSION}".encode()).hexdigest()
     path = cache_dir("pixels") / f"{side}px-{digest[:32]}.uint8"
     if not _is_whole(path, len(images)):
-        _build(path, images, side, progress)
+        with built_once(path, waiting):
+            if not _is_whole(path, len(images)):
+                _build(path, images, side, progress)
     heights, widths = _read_index(path, len(images))
     sizes = 3 * heights * widths
     with path.open("rb") as file:

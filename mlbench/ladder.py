@@ -157,7 +157,9 @@ def _finished(
     except MlbenchError as error:
         return {}, str(error)
     finished = {path: record for path, record in records.items() if record.status == "ok"}
-    return finished, "" if finished else "every run diverged"
+    if finished:
+        return finished, ""
+    return {}, "every run diverged" if records else "every run failed"
 
 
 def _gain(before: Mapping[Path, RunRecord], after: Mapping[Path, RunRecord]) -> Difference | None:

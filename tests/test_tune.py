@@ -11,11 +11,11 @@ from PIL import Image
 from mlbench.comparison import compare
 from mlbench.config import Files, Plan, Request, make_plan
 from mlbench.errors import MlbenchError
+from mlbench.executors.crew import Inline, run_all
 from mlbench.interfaces import LossEntry
 from mlbench.laboratory import Laboratory
 from mlbench.losses import BUILTIN
 from mlbench.registry import LOSSES
-from mlbench.runner import run_all
 from mlbench.spec import LossSpec
 from mlbench.tune import (
     Trial,
@@ -224,13 +224,14 @@ def test_the_final_runs_and_their_sheet(many: Path, tmp_path: Path) -> None:
     final = final_plan(plan, tuned)
     assert final.recipe.selection.folds == 0
     assert set(final.losses) == {t.loss for each in tuned for t in (each.default, each.chosen)}
-    outcomes = list(run_all(final, final.runs(), tmp_path, CPU, lambda *_: None))
-    assert len(compare({o.path: o.record for o in outcomes})) == 1
+    outcomes = run_all(final, final.runs(), tmp_path, Inline(), lambda _: None, "cpu")
+    records = {o.path: o.record for o in outcomes if o.record is not None}
+    assert len(compare(records)) == 1
 
-    sheet = tuning_sheet(tuned, plan, [o.record for o in outcomes])
+    sheet = tuning_sheet(tuned, plan, records.values())
     for each, line in zip(tuned, sheet.lines, strict=True):
         loss, trials, _, val_default, val_chosen, _, test_chosen, recalls, gap = line.cells
-        found = [o.record.metrics for o in outcomes if o.record.spec.loss == each.chosen.loss]
+        found = [r.metrics for r in records.values() if r.spec.loss == each.chosen.loss]
         assert len(found) == 2
         mapr = 50 * sum(m["MAP@R"] for m in found)
         recall = 50 * sum(m["R@1"] for m in found)

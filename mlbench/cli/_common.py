@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlbench.cli._executor import EXECUTOR_OPTIONS, gathering_executor
 from mlbench.cli._streams import plain_streams
 from mlbench.errors import MlbenchError, printable
+from mlbench.interrupts import exit_code, install
 
 if TYPE_CHECKING:
+    from mlbench.cells import Outcome
     from mlbench.config import Request
     from mlbench.table import Sheet
 
@@ -31,13 +34,14 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with install():
+                return super().invoke(ctx)
         except MlbenchError as error:
             # File names may hold line breaks and control characters.
             raise UserError(printable(str(error))) from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             click.echo("Stopped.", err=True)
-            sys.exit(130)
+            sys.exit(exit_code(stop))
 
 
 def loss_names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -93,8 +97,10 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Folder for the records.",
         ),
+        *EXECUTOR_OPTIONS,
     )
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+    wanting = gathering_executor(command)
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), wanting)
 
 
 def request(
@@ -129,6 +135,16 @@ def print_sheets(given: Sequence[Sheet]) -> None:
     for each in given:
         print_sheet(console, each)
         console.print()
+
+
+def report_failures(failed: Sequence[Outcome]) -> None:
+    """Name the runs that failed below the table of the others, and exit with code 1 if any did."""
+    from mlbench.cells import label
+
+    for outcome in failed:
+        click.echo(f"FAILED {label(outcome.spec)}: {printable(outcome.problem)}", err=True)
+    if failed:
+        sys.exit(1)
 
 
 def print_list(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mlbench.cli._common import loss_names, print_sheets, request, run_options
+from mlbench.cli._common import (
+    loss_names,
+    print_sheets,
+    report_failures,
+    request,
+    run_options,
+)
 
 if TYPE_CHECKING:
-    from mlbench.config import Plan
-    from mlbench.record import RunRecord
+    from mlbench.executors import ExecutorOptions
 
 
 @click.command()
@@ -24,11 +30,12 @@ if TYPE_CHECKING:
     help="Epoch to evaluate; test-best is there to show by how much it inflates.",
 )
 @run_options
-def run(out: Path, device: str, **options: Any) -> None:
+def run(out: Path, device: str, executor: ExecutorOptions, **options: Any) -> None:
     """Train losses, save a record of each run, print the comparison.
 
     BENCHMARK is a TOML file with a recipe, losses and seeds; options change it. Runs whose record
     is in the folder already are not made again, so the same command continues what was stopped.
+    Runs that fail are named below the table; the exit code is then 1.
     """
     from mlbench.comparison import compare
     from mlbench.config import make_plan
@@ -36,9 +43,10 @@ def run(out: Path, device: str, **options: Any) -> None:
     from mlbench.table import sheets
 
     plan = make_plan(request(**options))
-    with Matrix(out, device) as matrix:
-        outcomes = matrix.run(plan, baselines=True)
-    print_sheets(sheets(compare({outcome.path: outcome.record for outcome in outcomes})))
+    with Matrix(out, device, executor) as matrix:
+        records = matrix.run(plan, baselines=True)
+    print_sheets(sheets(compare(records)))
+    report_failures(matrix.failed)
 
 
 @click.command()
@@ -62,6 +70,7 @@ def ablate(
     picture: Path | None,
     out: Path,
     device: str,
+    executor: ExecutorOptions,
     **options: Any,
 ) -> None:
     """Explain a gap: change one recipe into another factor by factor.
@@ -77,17 +86,15 @@ def ablate(
     if picture:
         check_picture(picture)
     plans = [make_plan(request(recipe=r, losses=(loss,), **options)) for r in (start, end)]
-    with Matrix(out, device) as matrix:
-
-        def run(plan: Plan) -> dict[Path, RunRecord]:
-            return {each.path: each.record for each in matrix.run(plan, baselines=False)}
-
+    with Matrix(out, device, executor) as matrix:
+        run = functools.partial(matrix.run, baselines=False)
         results = climb(ladder(plans[0], plans[1], mode), run, mode)
     title = f"{loss}, {start} to {end}, {mode}"
     print_sheets([ladder_sheet(results, title)])
     if picture:
         waterfall(results, picture, title)
         click.echo(f"picture: {picture}", err=True)
+    report_failures(matrix.failed)
 
 
 @click.command()
@@ -97,7 +104,7 @@ def ablate(
     "--trials", type=click.IntRange(1), default=20, show_default=True, help="Of each loss."
 )
 @run_options
-def tune(trials: int, out: Path, device: str, **options: Any) -> None:
+def tune(trials: int, out: Path, device: str, executor: ExecutorOptions, **options: Any) -> None:
     """Tune losses with equal budgets, then compare them as chosen.
 
     Each loss gets the same number of trials, judged by MAP@R on class-disjoint validation folds
@@ -113,8 +120,8 @@ def tune(trials: int, out: Path, device: str, **options: Any) -> None:
     plan = make_plan(request(**options))
     from mlbench.tune import final_plan, tuning_sheet  # imports torch: after what may be refused
 
-    with Matrix(out, device) as matrix:
+    with Matrix(out, device, executor) as matrix:
         tuned = matrix.tune(plan, trials)
-        outcomes = matrix.run(final_plan(plan, tuned), baselines=True)
-    records = {outcome.path: outcome.record for outcome in outcomes}
+        records = matrix.run(final_plan(plan, tuned), baselines=True)
     print_sheets([*sheets(compare(records)), tuning_sheet(tuned, plan, records.values())])
+    report_failures(matrix.failed)

@@ -1,0 +1,178 @@
+"""The cells of a plan: make one, or take the record that is there, or say why it failed."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mlbench import checkpoint, store
+from mlbench.baselines import BASELINES
+from mlbench.claims import run_claim
+from mlbench.config import Plan
+from mlbench.errors import MlbenchError
+from mlbench.laboratory import Laboratory, Progress
+from mlbench.record import RunRecord
+from mlbench.registry import LOSSES
+from mlbench.runner import run_one
+from mlbench.spec import LossSpec, Recipe, RunSpec
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell of the plan after its turn.
+
+    Attributes:
+        spec: the run.
+        record: of the run; None if it failed.
+        path: of the record's file.
+        reused: whether the record was there before.
+        problem: one line that says why it failed; "" if it did not.
+        where: the process or node that made it; "" for this process.
+    """
+
+    spec: RunSpec
+    record: RunRecord | None
+    path: Path
+    reused: bool = False
+    problem: str = ""
+    where: str = ""
+
+
+def label(spec: RunSpec) -> str:
+    """Return what a person calls a run among those of one recipe."""
+    fold = "" if spec.fold is None else f" fold {spec.fold}"
+    return f"{spec.loss.name} seed {spec.seed}{fold}"
+
+
+def with_baselines(plan: Plan) -> list[RunSpec]:
+    """Return the plan's runs, those of the baselines first (for each seed; they need no fold)."""
+    baselines = [
+        RunSpec(plan.recipe, LossSpec(name), seed)
+        for name in BASELINES
+        for seed in range(plan.seeds)
+    ]
+    return baselines + plan.runs()
+
+
+def open_plan(
+    plan: Plan, specs: Sequence[RunSpec], out: Path, device: torch.device, progress: Progress
+) -> tuple[Laboratory, list[Outcome]]:
+    """Load what the runs need, and look which of ``specs`` (of the plan's recipe) are there.
+
+    Returns:
+        the laboratory, and the outcomes of the runs whose records are under ``out``.
+
+    Raises:
+        MlbenchError: the data or the weights are not there or bad; not raised if all is there.
+    """
+    store.check_writable(out)
+    lab = Laboratory(plan.recipe, plan.files, device, progress)
+    found = [(spec, _known(spec, lab, out)) for spec in specs]
+    if any(record is None for _, record in found):
+        lab.prepare()
+    return lab, [
+        Outcome(spec, record, store.record_path(out, spec), reused=True)
+        for spec, record in found
+        if record is not None
+    ]
+
+
+def _known(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
+    """Return a run's record; under its claim, as records of other data are set aside."""
+    if not store.record_path(out, spec).exists():
+        return None
+    with run_claim(out, spec) as mine:
+        return find_record(spec, lab, out) if mine else None
+
+
+def find_record(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
+    """Return the record of a run under ``out``, if it was made with the same data and loss."""
+    source = "built-in" if spec.loss.name in BASELINES else LOSSES.get(spec.loss.name).source
+    return store.find(out, spec, lab.dataset.fingerprint, source)
+
+
+def make_run(
+    spec: RunSpec, lab: Laboratory, out: Path, checkpoints: Path | None = None
+) -> Outcome | None:
+    """Make a run, or take the record that is there.
+
+    Args:
+        spec: the run, of the laboratory's recipe.
+        lab: what it needs.
+        out: the results folder.
+        checkpoints: the results folder that holds its checkpoints; None for ``out``.
+
+    Returns:
+        None if another process is making this run just now.
+
+    Raises:
+        MlbenchError: the run cannot be made, or its record not be saved.
+    """
+    path = store.record_path(out, spec)
+    with run_claim(out, spec) as mine:
+        if not mine:
+            return None
+        known = find_record(spec, lab, out)
+        if known is None:
+            made, queries = run_one(spec, lab, checkpoints or out)
+            store.save(out, made, queries)
+            checkpoint.remove(checkpoints or out, spec)
+        return Outcome(spec, known or store.load(path), path, reused=known is not None)
+
+
+def made_or_awaited(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord:
+    """Make a run, or wait for the process that is making it; raises as ``make_run``."""
+    while True:
+        outcome = make_run(spec, lab, out)
+        if outcome is not None and outcome.record is not None:
+            return outcome.record
+        time.sleep(_POLL_SECONDS)
+
+
+def attempt(
+    spec: RunSpec, lab: Laboratory, out: Path, checkpoints: Path | None = None
+) -> Outcome | None:
+    """Do as ``make_run`` does, but return a failed outcome where the run cannot be made.
+
+    With ``MLBENCH_DEBUG`` set, the traceback goes to standard error.
+    """
+    try:
+        return make_run(spec, lab, out, checkpoints)
+    except Exception as error:
+        if os.environ.get("MLBENCH_DEBUG"):
+            traceback.print_exc()
+        problem = _problem(error, spec.recipe)
+    if lab.device.type == "cuda":  # outside of the handler, where the run's tensors are gone
+        torch.cuda.empty_cache()
+    return failed(spec, out, problem)
+
+
+def failed(spec: RunSpec, out: Path, problem: str) -> Outcome:
+    """Return the outcome of a run that cannot be made, for the reason ``problem``."""
+    return Outcome(spec, None, store.record_path(out, spec), problem=problem)
+
+
+def _problem(error: Exception, recipe: Recipe) -> str:
+    """Say in one line why a run failed and what to do."""
+    if isinstance(error, MlbenchError):
+        return str(error)
+    text = " ".join(str(error).split())
+    # Torch has no type of its own for a lack of memory on the CPU.
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "alloc_cpu" in text:
+        return (
+            f"out of memory with batch.size {recipe.batch.size} and input.size "
+            f"{recipe.input.size}; lower one of them, such as "
+            f"--set batch.size={max(1, recipe.batch.size // 2)}"
+        )
+    return (
+        f"{type(error).__name__}: {text} (a fault of mlbench or a plugin: please report it; "
+        "MLBENCH_DEBUG=1 shows where)"
+    )

@@ -1,0 +1,52 @@
+"""The options that say where runs are made."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import click
+
+from mlbench.errors import MlbenchError
+from mlbench.executors import ExecutorOptions
+
+EXECUTOR_OPTIONS = (
+    click.option(
+        "--executor",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Make the runs on this machine, or on a Ray cluster (docs/cluster.md).",
+    ),
+    click.option("--jobs", type=click.IntRange(1), help="local: runs at a time. [default: 1]"),
+    click.option("--address", help="ray: the cluster. [default: auto]"),
+    click.option(
+        "--gpus-per-run",
+        type=click.FloatRange(0),
+        help="ray: GPUs for each run, also a part of one. [default: 1 if there are any]",
+    ),
+    click.option(
+        "--cpus-per-run",
+        type=click.FloatRange(0, min_open=True),
+        help="ray: cores for each run. [default: 1]",
+    ),
+)
+_GIVEN_TO = {"local": ("jobs",), "ray": ("address", "gpus_per_run", "cpus_per_run")}
+
+
+def gathering_executor(command: Callable[..., None]) -> Callable[..., None]:
+    """Hand the executor's options to a command as one argument, ``executor``."""
+
+    @functools.wraps(command)
+    def gathered(executor: Literal["local", "ray"], **rest: Any) -> None:
+        given = {name: rest.pop(name) for names in _GIVEN_TO.values() for name in names}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in given:
+            if name not in _GIVEN_TO[executor]:
+                owner = "ray" if executor == "local" else "local"
+                flag = "--" + name.replace("_", "-")
+                raise MlbenchError(f"{flag} is of --executor {owner}, not {executor}")
+        command(executor=ExecutorOptions(executor, **given), **rest)
+
+    return gathered

@@ -1,0 +1,57 @@
+"""A process of the local executor. Nothing here imports torch before its threads are set."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+from mlbench.interrupts import Interrupted, install
+
+
+def serve(pipe: Connection, name: str, threads: int, gpu: str | None) -> None:
+    """Make the runs that come through ``pipe`` until it ends or SIGTERM comes.
+
+    Args:
+        pipe: brings ``(RunSpec, Site)``, takes ``Phase`` and ``Finished``.
+        name: of this process, for people.
+        threads: of torch and all other libraries.
+        gpu: the one to see, as in ``CUDA_VISIBLE_DEVICES``; None to leave that as it is.
+    """
+    # Ctrl-C reaches every process of a terminal; the parent passes it on as SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    try:
+        with install():
+            _serve(pipe, name, threads)
+    except (Interrupted, EOFError, BrokenPipeError):
+        return
+
+
+def _serve(pipe: Connection, name: str, threads: int) -> None:
+    import torch
+
+    from mlbench.executors.crew import Finished, Maker
+
+    torch.set_num_threads(threads)
+
+    def report(phase: Any) -> None:
+        pipe.send(phase)
+
+    maker = Maker(name, report)
+    while True:
+        spec, site = pipe.recv()
+        pipe.send(Finished(spec, maker.make(spec, site)))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
