@@ -88,6 +88,7 @@ def test_a_network_that_blows_up_in_its_last_step_has_diverged(photos: Path) -> 
     assert record.status == "diverged"
 
 
+@pytest.mark.filterwarnings("ignore::mlbench.errors.MlbenchWarning")  # all have the same content
 def test_blank_images_do_not_stop_the_baselines(photos: Path, tmp_path: Path) -> None:
     for path in photos.rglob("*.png"):
         Image.new("RGB", (40, 36)).save(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mlbench.arrays import ImageArray
-from mlbench.errors import MlbenchWarning, first_few
+from mlbench.errors import MlbenchWarning
 from mlbench.images import decode
 from mlbench.interfaces import Dataset, ImageSet
 
@@ -70,11 +70,11 @@ def _warn_of_copies(
         if tested.setdefault(digest, image) != image:
             repeated.append(f"{image} = {tested[digest]}")
     kinds = (("pairs of a test and a training image", leaked), ("pairs of test images", repeated))
-    found = [f"{len(pairs):,} {kind} ({first_few(pairs)})" for kind, pairs in kinds if pairs]
+    found = [f"{len(pairs):,} {kind}, such as {pairs[0]}" for kind, pairs in kinds if pairs]
     if found:
         warnings.warn(
-            f"{name}: the same content in {' and in '.join(found)}; this makes results too good: "
-            "keep one of each",
+            f"{name}: the same content in {'; in '.join(found)}; this makes results too good, keep "
+            "one of each",
             MlbenchWarning,
             stacklevel=3,
         )
