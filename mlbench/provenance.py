@@ -78,6 +78,11 @@ def collect(device: str, execution: Execution = "eager") -> Provenance:
     )
 
 
+def software() -> dict[str, str]:
+    """Return what of the software may change a result: mlbench's source, package versions."""
+    return {"source": _source_digest(), **_package_versions()}
+
+
 def peak_memory_mb(device: str) -> float:
     """Return the peak memory of this process so far: GPU memory on ``cuda``, else resident, MB."""
     if device == "cuda":

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench import provenance, store
+from mlbench import provenance
 from mlbench.augment import FeatureSource, Subset
 from mlbench.baselines import BASELINES, pca
-from mlbench.config import Plan
+from mlbench.checkpoint import Checkpoints
 from mlbench.embed import embed
-from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
+from mlbench.interrupts import Interrupted
+from mlbench.laboratory import Laboratory, TrainingPart, training_part
 from mlbench.metrics import QueryResults, evaluate_queries, nmi, summarize
 from mlbench.migrations import SCHEMA_VERSION
 from mlbench.model import Embedder, build_head
@@ -30,7 +32,7 @@ from mlbench.record import (
     RunRecord,
 )
 from mlbench.registry import LOSSES
-from mlbench.spec import LossSpec, RunSpec
+from mlbench.spec import RunSpec, digest
 from mlbench.trainer import Epoch, Trainer, diverged
 
 
@@ -44,6 +46,7 @@ class Trained:
     images_seen: int
     selected_epoch: int
     part: TrainingPart
+    interruptions: int
 
     @property
     def diverged(self) -> bool:
@@ -51,17 +54,27 @@ class Trained:
         return self.curve[-1].loss is None
 
 
-def run_one(spec: RunSpec, lab: Laboratory) -> tuple[RunRecord, QueryResults | None]:
+def run_one(
+    spec: RunSpec, lab: Laboratory, out: Path | None = None
+) -> tuple[RunRecord, QueryResults | None]:
     """Make one run.
+
+    Args:
+        spec: the run, of the laboratory's recipe.
+        lab: what it needs.
+        out: the results folder, to keep checkpoints there and to go on from them; None does not.
 
     Returns:
         its record, and the per-query results behind its metrics (None if it diverged).
+
+    Raises:
+        Interrupted: a signal asked to stop; what was trained is in a checkpoint.
     """
     set_precision(lab.recipe.training.precision)
     watch = Stopwatch()
     if spec.loss.name in BASELINES:
         return _baseline(spec, lab, watch)
-    trained = train(spec, lab, watch)
+    trained = train(spec, lab, watch, out)
     if trained.diverged:
         return _record(spec, lab, watch, trained, None), None
     with watch("evaluate"):
@@ -70,81 +83,153 @@ def run_one(spec: RunSpec, lab: Laboratory) -> tuple[RunRecord, QueryResults | N
     return _record(spec, lab, watch, trained, results), results.queries if results else None
 
 
-def train(spec: RunSpec, lab: Laboratory, watch: Stopwatch) -> Trained:
-    """Train the loss of ``spec`` from the start to the last epoch, or until it diverges."""
+def train(spec: RunSpec, lab: Laboratory, watch: Stopwatch, out: Path | None = None) -> Trained:
+    """Train the loss of ``spec`` to the last epoch, or until it diverges.
+
+    Arguments are those of ``run_one``; phases are timed with ``watch``.
+    """
     with watch("prepare"):
         entry = LOSSES.get(spec.loss.name)
         part = training_part(lab.images("train").labels, lab.recipe, spec.seed, spec.fold)
+        # Before the network: what is computed here may seed the generators that training draws on.
+        selection = _Selection(lab, spec, part)
         network = lab.network(spec.seed)
         num_classes = int(part.labels.max()) + 1
         loss = entry.build(num_classes, lab.recipe.head.dim, dict(spec.loss.params))
         loss = loss.to(lab.device)
         source = Subset(lab.inputs("train", spec.seed, augmented=True), part.members)
         trainer = Trainer(network, loss, entry, source, part.labels, lab.recipe, spec.seed)
-        selection = _Selection(lab, spec, part, network)
+        kept = None if out is None else Checkpoints(out, spec, _identity(spec, lab))
+        training = _Training(trainer, selection, watch, kept)
+        training.resume()
     with watch("train"):
-        rows = _epochs(trainer, selection, spec, lab)
-    chosen = selection.restore(len(rows) - 1)
+        training.run(lab.recipe.schedule.epochs, functools.partial(lab.progress, _phase(spec)))
+    rows = training.rows
+    chosen = selection.restore(network, len(rows) - 1)
     seen = len(rows) * sum(trainer.sizes)
-    return Trained(network, loss, tuple(rows), seen, chosen, part)
+    return Trained(network, loss, tuple(rows), seen, chosen, part, training.interruptions)
 
 
-def _epochs(
-    trainer: Trainer, selection: _Selection, spec: RunSpec, lab: Laboratory
-) -> list[EpochRow]:
-    rows = []
-    for number in range(lab.recipe.schedule.epochs):
-        epoch = trainer.epoch(number, _steps(lab, spec.loss.name, number))
-        rows.append(_row(number, epoch, None if diverged(epoch) else selection.score(number)))
-        if diverged(epoch) or selection.exhausted(number):
-            break
-    return rows
+def _phase(spec: RunSpec) -> str:
+    return f"training {spec.loss.name}"
+
+
+def _identity(spec: RunSpec, lab: Laboratory) -> str:
+    """Name whatever changes the course of a training."""
+    facts = [spec.run_id, lab.dataset.fingerprint, LOSSES.get(spec.loss.name).source]
+    return digest([*facts, lab.weights_id, lab.device.type, provenance.software()])
+
+
+class _Training:
+    """The training of one run: its curve so far, and all of it into checkpoints and back."""
+
+    def __init__(
+        self, trainer: Trainer, selection: _Selection, watch: Stopwatch, kept: Checkpoints | None
+    ) -> None:
+        self.trainer, self.selection, self.watch, self.kept = trainer, selection, watch, kept
+        self.rows: list[EpochRow] = []
+        self.interruptions = 0
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        state = self.kept.load() if self.kept else None
+        if state is None:
+            return
+        self.rows = [EpochRow(**row) for row in state["curve"]]
+        self.interruptions = state["interruptions"] + 1
+        self.watch.seconds.update(state["seconds"])
+        self.selection.best = state["best"]
+        self.trainer.restore(state["trainer"])
+
+    def save(self) -> None:
+        """Write a checkpoint, if any are kept."""
+        if self.kept is None:
+            return
+        self.kept.save(
+            {
+                "curve": [asdict(row) for row in self.rows],
+                "interruptions": self.interruptions,
+                "seconds": self.watch.so_far(),
+                "best": self.selection.best,
+                "trainer": self.trainer.state(),
+            }
+        )
+
+    def run(self, epochs: int, progress: Callable[[int, int], None]) -> None:
+        """Train up to so many ``epochs``; Interrupted leaves a checkpoint."""
+
+        def after_step(done: int, steps: int) -> None:
+            progress(len(self.rows) * steps + done, epochs * steps)
+            self._save_if_due()
+
+        try:
+            while not self._finished(epochs):
+                self._epoch(after_step)
+                self._save_if_due()
+        except Interrupted:
+            self.save()
+            raise
+
+    def _epoch(self, after_step: Callable[[int, int], None]) -> None:
+        number = len(self.rows)
+        epoch = self.trainer.epoch(number, after_step)
+        score = None if diverged(epoch) else self.selection.score(self.trainer.network, number)
+        self.rows.append(_row(number, epoch, score))
+
+    def _finished(self, epochs: int) -> bool:
+        if not self.rows:
+            return False
+        last = self.rows[-1]
+        return last.loss is None or len(self.rows) == epochs or self.selection.exhausted(last.epoch)
+
+    def _save_if_due(self) -> None:
+        if self.kept is not None and self.kept.due():
+            self.save()
 
 
 class _Selection:
     """Remembers the network of the best epoch, if the recipe selects one."""
 
-    def __init__(
-        self, lab: Laboratory, spec: RunSpec, part: TrainingPart, network: Embedder
-    ) -> None:
+    def __init__(self, lab: Laboratory, spec: RunSpec, part: TrainingPart) -> None:
         self.rule, self.patience = lab.recipe.selection.rule, lab.recipe.selection.patience
-        self.network, self.lab, self.seed = network, lab, spec.seed
+        self.lab, self.seed = lab, spec.seed
         self.best: tuple[float, int, dict[str, Tensor]] | None = None
         if self.rule == "validation":
             self.labels = lab.images("train").labels[part.validation]
             self.source = Subset(lab.inputs("train", spec.seed), part.validation)
+        elif self.rule == "test-best":
+            for side in lab.evaluated:
+                lab.inputs(side, spec.seed)
 
-    def score(self, epoch: int) -> float | None:
+    def score(self, network: Embedder, epoch: int) -> float | None:
         """Return what the rule judges the epoch by; keep its network if it is the best so far."""
         if self.rule == "last":
             return None
-        value = self._value()
+        value = self._value(network)
         if value is None:
             return None
         if self.best is None or value > self.best[0]:
-            self.best = value, epoch, copy.deepcopy(self.network.state_dict())
+            self.best = value, epoch, copy.deepcopy(network.state_dict())
         return value
 
-    def _value(self) -> float | None:
-        """Return MAP@R on the validation classes or R@1 on the test classes, if there are any."""
+    def _value(self, network: Embedder) -> float | None:
+        """Return MAP@R on validation classes or R@1 on test classes; None without directions."""
         if self.rule == "validation":
-            embeddings = embed(self.network, self.source)
+            embeddings = embed(network, self.source)
+            search, metric = functools.partial(evaluate_queries, labels=self.labels), "MAP@R"
         else:
-            embeddings = _embed_evaluated(self.network, self.lab, self.seed)
-        if not has_directions(embeddings):
-            return None
-        if self.rule == "validation":
-            return summarize(evaluate_queries(embeddings, self.labels))["MAP@R"]
-        return summarize(_retrieve(embeddings, self.lab))["R@1"]
+            embeddings = _embed_evaluated(network, self.lab, self.seed)
+            search, metric = functools.partial(_retrieve, lab=self.lab), "R@1"
+        return summarize(search(embeddings))[metric] if has_directions(embeddings) else None
 
     def exhausted(self, epoch: int) -> bool:
         return bool(self.best and self.patience and epoch - self.best[1] >= self.patience)
 
-    def restore(self, last: int) -> int:
+    def restore(self, network: Embedder, last: int) -> int:
         """Give the network the weights to be evaluated and return their epoch."""
         if self.best is None:
             return last
-        self.network.load_state_dict(self.best[2])
+        network.load_state_dict(self.best[2])
         return self.best[1]
 
 
@@ -234,7 +319,7 @@ def _record(
             train_classes=len(np.unique(train_labels)),
             test_images=len(lab.dataset.test),
             test_classes=len(lab.dataset.test.class_names),
-            skipped=(),
+            skipped=lab.dataset.skipped,
         ),
         protocol_version=PROTOCOL_VERSION,
         weights_id=lab.weights_id,
@@ -248,7 +333,7 @@ def _record(
             seconds=seconds,
             images_per_second=seen / training_seconds if seen else 0.0,
             peak_memory_mb=provenance.peak_memory_mb(lab.device.type),
-            interruptions=0,
+            interruptions=trained.interruptions if trained else 0,
         ),
         provenance=provenance.collect(lab.device.type),
         queries_sha256=None,
@@ -265,13 +350,6 @@ def _row(number: int, epoch: Epoch, score: float | None) -> EpochRow:
     return EpochRow(number, loss, epoch.seconds, score)
 
 
-def _steps(lab: Laboratory, loss: str, epoch: int) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        lab.progress(f"training {loss}", epoch * total + done, lab.recipe.schedule.epochs * total)
-
-    return report
-
-
 def set_precision(precision: str) -> None:
     """Let CUDA use TF32 only if the recipe says so (fp32 is exact fp32 everywhere)."""
     allow = precision == "tf32"
@@ -284,58 +362,21 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._running: tuple[str, float] | None = None
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Time the block as part of ``phase``."""
-        started = time.perf_counter()
+        self._running = phase, time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
+            self.seconds, self._running = self.so_far(), None
 
-
-def find_record(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
-    """Return the record of a run under ``out``, if it was made with the same data and loss."""
-    source = "built-in" if spec.loss.name in BASELINES else LOSSES.get(spec.loss.name).source
-    return store.find(out, spec, lab.dataset.fingerprint, source)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A cell of the plan after its turn: its record, its file, and whether it was there before."""
-
-    record: RunRecord
-    path: Path
-    reused: bool
-
-
-def with_baselines(plan: Plan) -> list[RunSpec]:
-    """Return the plan's runs, those of the baselines first (for each seed; they need no fold)."""
-    baselines = [
-        RunSpec(plan.recipe, LossSpec(name), seed)
-        for name in BASELINES
-        for seed in range(plan.seeds)
-    ]
-    return baselines + plan.runs()
-
-
-def run_all(
-    plan: Plan, specs: Sequence[RunSpec], out: Path, device: torch.device, progress: Progress
-) -> Iterator[Outcome]:
-    """Make those of ``specs`` (of the plan's recipe) that have no record under ``out`` yet.
-
-    Raises:
-        MlbenchError: the data or the weights are not there or bad; named before the first run.
-    """
-    store.check_writable(out)
-    lab = Laboratory(plan.recipe, plan.files, device, progress)
-    known = [(spec, find_record(spec, lab, out)) for spec in specs]
-    if any(record is None for _, record in known):
-        lab.prepare()
-    for spec, record in known:
-        if record is not None:
-            yield Outcome(record, store.record_path(out, spec), reused=True)
-            continue
-        made, queries = run_one(spec, lab)
-        yield Outcome(made, store.save(out, made, queries), reused=False)
+    def so_far(self) -> dict[str, float]:
+        """Return the seconds by phase, those of the phase under way included."""
+        if self._running is None:
+            return dict(self.seconds)
+        phase, started = self._running
+        passed = time.perf_counter() - started
+        return {**self.seconds, phase: self.seconds.get(phase, 0.0) + passed}

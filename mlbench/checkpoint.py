@@ -1,0 +1,111 @@
+"""Checkpoints within a run: what a killed process had done is not done again."""
+
+from __future__ import annotations
+
+import time
+import warnings
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlbench.errors import MlbenchWarning
+from mlbench.paths import atomic_file, remove_stale
+
+if TYPE_CHECKING:
+    from mlbench.spec import RunSpec
+
+INTERVAL_SECONDS = 30.0
+"""Of training between two checkpoints, so that short runs write none."""
+
+_MAX_SHARE = 0.05  # of the time, for writing checkpoints: those of large networks are rarer
+
+State = dict[str, Any]
+
+
+class Checkpoints:
+    """The last two checkpoints of one run, under ``OUT/.checkpoints``; each whole or not at all.
+
+    Args:
+        out: the results folder.
+        spec: the run.
+        identity: of whatever must be equal for a run to go on as if it had not been interrupted.
+    """
+
+    def __init__(self, out: Path, spec: RunSpec, identity: str) -> None:
+        self._slots, self._identity = _slots(out, spec), identity
+        self._newest = self._slots[1]
+        self._next = time.monotonic() + INTERVAL_SECONDS
+
+    def load(self) -> State | None:
+        """Return the newest state that is whole and of this identity; remove those that are not."""
+        there = [slot for slot in self._slots if slot.exists()]
+        for slot in sorted(there, key=lambda slot: slot.stat().st_mtime_ns, reverse=True):
+            state = self._read(slot)
+            if state is not None:
+                self._newest = slot
+                return state
+            slot.unlink(missing_ok=True)
+        return None
+
+    def _read(self, slot: Path) -> State | None:
+        import torch
+
+        try:
+            # torch does not check the sums that it writes.
+            with zipfile.ZipFile(slot) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"{damaged} does not have its checksum")
+            kept = torch.load(slot, map_location="cpu", weights_only=True)
+            return kept["state"] if kept["identity"] == self._identity else None
+        except Exception as error:  # what damage makes zipfile and torch raise has no common type
+            reason = " ".join(str(error).split())[:100]
+            warnings.warn(
+                f"checkpoint {slot} is damaged ({reason}); going back to an earlier one or the "
+                "start of the run",
+                MlbenchWarning,
+                stacklevel=2,
+            )
+            return None
+
+    def due(self) -> bool:
+        """Tell whether it is time for the next checkpoint."""
+        return time.monotonic() >= self._next
+
+    def save(self, state: State) -> None:
+        """Replace the older of the two checkpoints.
+
+        Args:
+            state: tensors and plain values.
+
+        Raises:
+            MlbenchError: it cannot be written.
+        """
+        import torch
+
+        started = time.monotonic()
+        slot = self._slots[1 if self._newest == self._slots[0] else 0]
+        with atomic_file(slot) as file:
+            torch.save({"identity": self._identity, "state": state}, file)
+        self._newest = slot
+        now = time.monotonic()
+        self._next = now + max(INTERVAL_SECONDS, (now - started) / _MAX_SHARE)
+
+
+def remove(out: Path, spec: RunSpec) -> None:
+    """Remove the checkpoints of a run that has its record."""
+    slots = _slots(out, spec)
+    folder = slots[0].parent
+    if not folder.is_dir():
+        return
+    for slot in slots:
+        slot.unlink(missing_ok=True)
+    remove_stale(folder)
+    with suppress(OSError):  # other runs have theirs in it
+        folder.rmdir()
+
+
+def _slots(out: Path, spec: RunSpec) -> tuple[Path, Path]:
+    folder = out / ".checkpoints"
+    return folder / f"{spec.run_id}-1.pt", folder / f"{spec.run_id}-2.pt"
