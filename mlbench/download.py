@@ -1,4 +1,4 @@
-"""Fetch a file over the network: resumable, verified by SHA-256, and never half there."""
+"""Fetch a file over the network: resumable, verified by its checksum, and never half there."""
 
 from __future__ import annotations
 
@@ -6,23 +6,57 @@ import hashlib
 import http.client
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 
+from mlbench import __version__
 from mlbench.errors import MlbenchError
 
 Progress = Callable[[int, int | None], None]
+Check = Callable[[str], None]
 
 TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 20
+_ATTEMPTS = 10
 _MEND = "or give a local file (--set backbone.weights=PATH)"
 
 
+@dataclass(frozen=True)
+class Pin:
+    """What is published of a file, so that it can be told from any other.
+
+    Attributes:
+        sha256: lower-case hex, or its first digits.
+        md5: used only where no SHA-256 is published.
+        size: bytes.
+    """
+
+    sha256: str | None = None
+    md5: str | None = None
+    size: int | None = None
+
+    def problem(self, path: Path) -> str | None:
+        """Return how a file differs from the published one; None if it does not."""
+        if self.size is not None and path.stat().st_size != self.size:
+            return f"{path.stat().st_size:,} bytes, expected {self.size:,}"
+        for name, algorithm, expected in (
+            ("SHA-256", "sha256", self.sha256),
+            ("MD5", "md5", self.md5),
+        ):
+            if expected is not None:
+                found = file_digest(path, algorithm)
+                same = found.startswith(expected)
+                return None if same else f"{name} {found[:12]}, expected {expected[:12]}"
+        return None
+
+
 def fetch(url: str, destination: Path, sha256: str, progress: Progress | None = None) -> Path:
-    """Download ``url`` to ``destination`` unless the right file is already there.
+    """Download published weights to ``destination`` unless the right file is already there.
 
     An interrupted download stays beside the destination as ``NAME.part``, and the next call
     resumes it.
@@ -40,31 +74,75 @@ def fetch(url: str, destination: Path, sha256: str, progress: Progress | None = 
         MlbenchError: the file cannot be fetched, or is not the expected one.
     """
     _check_pin(url, sha256)
-    if destination.is_file() and file_sha256(destination).startswith(sha256):
+    pin = Pin(sha256=sha256)
+    if destination.is_file() and pin.problem(destination) is None:
         return destination
-    part = destination.with_name(destination.name + ".part")
+    part = _part(destination)
     try:
-        _download(url, part, sha256, progress)
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        _obtain(url, part, pin, lambda address: _check_pin(address, sha256), progress)
+    except _FetchError as failure:
         raise MlbenchError(
-            f"cannot fetch {destination.name} from {url} ({reason}); run again to go on, {_MEND}"
-        ) from error
-    _verify(url, part, sha256)
+            f"cannot fetch {destination.name} from {url} ({failure}); run again to go on, {_MEND}"
+        ) from failure
     return part.replace(destination)
+
+
+def fetch_published(
+    urls: Sequence[str], destination: Path, pin: Pin, mend: str, progress: Progress | None = None
+) -> Path:
+    """Download a file from the first of several places that has it; resumed as by ``fetch``.
+
+    Args:
+        urls: https addresses of the same file, tried in turn (http too, of this machine itself).
+        destination: the file to make, which must not exist; its folder must.
+        pin: what the file must be.
+        mend: ends the message if no place has it: what else to do.
+        progress: called with the bytes so far and the size (None if it is not known).
+
+    Returns:
+        ``destination``, verified.
+
+    Raises:
+        MlbenchError: no place has it; says why for each.
+    """
+    part, failures = _part(destination), []
+    for url in urls:
+        try:
+            _check_secure(url, url)
+            _obtain(url, part, pin, lambda address, url=url: _check_secure(address, url), progress)
+        except (_FetchError, MlbenchError) as failure:
+            failures.append(f"{url} ({failure})")
+        else:
+            return part.replace(destination)
+    raise MlbenchError(
+        f"cannot fetch {destination.name} from {' or '.join(failures)}; run again to go on, {mend}"
+    )
 
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in lower-case hex."""
+    return file_digest(path, "sha256")
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """Return the digest of a file's bytes, in lower-case hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-class _PinnedRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects only to addresses that ``_check_pin`` allows."""
+class _FetchError(Exception):
+    """Why a file could not be had from one place."""
 
-    def __init__(self, sha256: str) -> None:
-        self._sha256 = sha256
+
+def _part(destination: Path) -> Path:
+    return destination.with_name(destination.name + ".part")
+
+
+class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects only to addresses that ``check`` does not refuse."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
 
     def redirect_request(
         self,
@@ -76,7 +154,7 @@ class _PinnedRedirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         try:
-            _check_pin(newurl, self._sha256)
+            self._check(newurl)
         except MlbenchError:
             fp.close()
             raise
@@ -96,12 +174,66 @@ def _check_pin(url: str, sha256: str) -> None:
         )
 
 
-def _download(url: str, part: Path, sha256: str, progress: Progress | None) -> None:
+def _check_secure(url: str, origin: str) -> None:
+    """Refuse what is not https; http of this machine leaves no network to be listened to."""
+    here = all(
+        parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+        for parts in map(urllib.parse.urlsplit, (url, origin))
+    )
+    if not here and urllib.parse.urlsplit(url).scheme != "https":
+        raise MlbenchError(f"{url} is no https address")
+
+
+def _obtain(url: str, part: Path, pin: Pin, check: Check, progress: Progress | None) -> None:
+    """Make ``part`` the published file.
+
+    Raises:
+        _FetchError: it cannot be had from there; what came over is kept unless it is wrong.
+        MlbenchError: an address that ``check`` refuses.
+    """
+    resumed = part.exists()
+    _complete(url, part, pin, check, progress)
+    problem = pin.problem(part)
+    if problem and resumed:  # the part of an earlier call may have been damaged, so from the start
+        part.unlink()
+        _complete(url, part, pin, check, progress)
+        problem = pin.problem(part)
+    if problem:
+        part.unlink()
+        raise _FetchError(f"it is not the expected file: {problem}; what was fetched was removed")
+
+
+def _complete(url: str, part: Path, pin: Pin, check: Check, progress: Progress | None) -> None:
+    """Go on through dropped connections for as long as each brings the file further."""
+    for left in reversed(range(_ATTEMPTS)):
+        before = _size(part)
+        try:
+            _download(url, part, pin, check, progress)
+            break
+        except (OSError, http.client.HTTPException) as error:
+            dropped = isinstance(error, ConnectionError | TimeoutError | http.client.HTTPException)
+            if not left or not dropped or _size(part) <= before:
+                raise _FetchError(_reason(error)) from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+    code = f"{error.code} " if isinstance(error, urllib.error.HTTPError) else ""
+    return " ".join(f"{code}{reason}".split())
+
+
+def _download(url: str, part: Path, pin: Pin, check: Check, progress: Progress | None) -> None:
     """Append to ``part`` what it lacks of ``url``; raise OSError if the connection drops."""
-    start = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    start = _size(part)
+    headers = {"User-Agent": f"mlbench/{__version__}"}
+    headers |= {"Range": f"bytes={start}-"} if start else {}
+    request = urllib.request.Request(url, headers=headers)
     try:
-        opener = urllib.request.build_opener(_PinnedRedirects(sha256))
+        opener = urllib.request.build_opener(_CheckedRedirects(check))
         response = opener.open(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
@@ -109,30 +241,36 @@ def _download(url: str, part: Path, sha256: str, progress: Progress | None) -> N
             return  # nothing is missing; the checksum decides whether what is there is right
         raise
     with response:
-        resumed = response.status == HTTPStatus.PARTIAL_CONTENT
-        _save(response, part, start if resumed else 0, progress)
+        start = start if response.status == HTTPStatus.PARTIAL_CONTENT else 0
+        _check_range(response, start)
+        _save(response, part, start, pin.size, progress)
+
+
+def _check_range(response: http.client.HTTPResponse, start: int) -> None:
+    """Refuse another part of the file than was asked for."""
+    given = response.headers.get("Content-Range", "")
+    if start and given and not given.startswith(f"bytes {start}-"):
+        raise _FetchError(f"asked for bytes from {start:,} on, the server sends '{given}'")
 
 
 def _save(
-    response: http.client.HTTPResponse, part: Path, start: int, progress: Progress | None
+    response: http.client.HTTPResponse,
+    part: Path,
+    start: int,
+    expected: int | None,
+    progress: Progress | None,
 ) -> None:
     total = None if response.length is None else start + response.length
+    if None not in (total, expected) and total != expected:
+        raise _FetchError(f"the server has {total:,} bytes, expected {expected:,}")
     done = start
     with part.open("ab" if start else "wb") as file:
         while chunk := response.read(_CHUNK_BYTES):
             file.write(chunk)
             done += len(chunk)
+            if expected is not None and done > expected:
+                break
             if progress:
-                progress(done, total)
+                progress(done, total or expected)
     if total is not None and done < total:
         raise ConnectionError(f"the connection dropped after {done} of {total} bytes")
-
-
-def _verify(url: str, part: Path, sha256: str) -> None:
-    digest = file_sha256(part)
-    if not digest.startswith(sha256):
-        part.unlink()
-        raise MlbenchError(
-            f"{url} is not the expected file (SHA-256 {digest[:12]}, expected {sha256[:12]}); "
-            f"it was removed; try again, {_MEND}"
-        )

@@ -1,0 +1,130 @@
+"""Bring a public data set into the data root: download or recognise, verify, unpack."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mlbench.archives import unpack
+from mlbench.datasets.sources import Source, SourceFile
+from mlbench.download import fetch_published, file_sha256
+from mlbench.errors import MlbenchError
+from mlbench.paths import atomic_file
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int | None], None]
+
+
+def downloads(source: Source, root: Path) -> Path:
+    """Return the folder in the data root for the published files, fetched or put there by hand."""
+    return root / "downloads" / source.name
+
+
+def fetch_source(source: Source, root: Path, say: Say, progress: Progress) -> None:
+    """Bring what is missing of a data set into the data root; may be interrupted and repeated.
+
+    Args:
+        source: the data set, of which something is missing.
+        root: the data root.
+        say: called with lines on what was done.
+        progress: called with what is done, how much of it, and the whole (None if not known).
+
+    Raises:
+        MlbenchError: a file cannot be fetched, is not the published one or must be got by hand, an
+            archive is not safe to unpack, or the data root cannot be written.
+    """
+    missing = [file for file in source.files if not (root / file.target).exists()]
+    if not missing:
+        targets = " and ".join(str(root / file.target) for file in source.files)
+        raise MlbenchError(f"{targets} is there but not whole; remove it and run this again")
+    folder = downloads(source, root)
+    with _alone(source, folder):
+        packed = {file: _published(source, file, folder, say, progress) for file in missing}
+        by_hand = [file.name for file, path in packed.items() if path is None]
+        if by_hand:
+            raise MlbenchError(
+                f"{source.name}: {' and '.join(by_hand)} can only be had by hand: "
+                f"{source.by_hand}; put them into {folder} and run this again"
+            )
+        for file, path in packed.items():
+            if path is not None:
+                _install(source, file, path, root / file.target, progress)
+    say(f"{folder} is no longer needed: it may be removed")
+
+
+@contextmanager
+def _alone(source: Source, folder: Path) -> Iterator[None]:
+    """Keep a second process from writing the same files; ends with the process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise MlbenchError(
+            f"another mlbench is fetching {source.name} into {folder}; wait for it to finish"
+        ) from error
+    except OSError as error:
+        raise MlbenchError(
+            f"cannot use {error.filename or folder}: {error.strerror or error}; change its "
+            "permissions, or give another data root with --data-root DIR"
+        ) from error
+
+
+def _published(
+    source: Source, file: SourceFile, folder: Path, say: Say, progress: Progress
+) -> Path | None:
+    """Return the verified published file; None if it must be got by hand and is not there."""
+    path = next((p for p in sorted(folder.rglob(file.name)) if p.is_file()), None)
+    if path is None and not file.urls:
+        return None
+    if path is None:
+        path = fetch_published(
+            file.urls,
+            folder / file.name,
+            file.pin,
+            f"or get it by hand: {source.by_hand}; and put it into {folder}",
+            lambda done, size: progress(f"fetching {file.name}", done, size),
+        )
+    else:
+        _check_given(file, path)
+    _say_checksum(file, path, say)
+    return path
+
+
+def _check_given(file: SourceFile, path: Path) -> None:
+    problem = file.pin.problem(path)
+    if problem:
+        raise MlbenchError(
+            f"{path} is not the published {file.name} ({problem}); replace it"
+            + (", or remove it to have it fetched" if file.urls else "")
+        )
+
+
+def _say_checksum(file: SourceFile, path: Path, say: Say) -> None:
+    if file.pin.sha256:
+        say(f"{file.name}: SHA-256 as published")
+    elif file.pin.md5:
+        say(f"{file.name}: MD5 as published; no SHA-256 is, the one found is {file_sha256(path)}")
+    else:
+        say(f"{file.name}: no checksum is published; SHA-256 found: {file_sha256(path)}")
+
+
+def _install(
+    source: Source, file: SourceFile, path: Path, target: Path, progress: Progress
+) -> None:
+    """Make the target of a published file, whole or not at all."""
+    if file.top:
+        unpack(
+            path,
+            file.top,
+            target,
+            source.limits,
+            lambda done, total: progress(f"unpacking {file.name}", done, total),
+        )
+        return
+    with path.open("rb") as content, atomic_file(target) as copy:
+        shutil.copyfileobj(content, copy)
