@@ -28,6 +28,11 @@ def cache_dir(*parts: str) -> Path:
 
     root = os.environ.get("MLBENCH_CACHE") or platformdirs.user_cache_dir("mlbench")
     folder = Path(root, *parts)
+    if root.startswith("~"):  # what is left of the home folder of a user without one
+        raise MlbenchError(
+            "there is no home folder to keep the cache in; set MLBENCH_CACHE to a folder that can "
+            "be written"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -36,6 +41,18 @@ def cache_dir(*parts: str) -> Path:
             "set MLBENCH_CACHE to a folder that can be written"
         ) from error
     return folder
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a user's path, a leading ``~`` or ``~USER`` replaced by that home folder.
+
+    Raises:
+        MlbenchError: there is no such user, or no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise MlbenchError(f"no home folder for {path}; give the full path") from error
 
 
 @contextmanager
@@ -54,7 +71,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{owner}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(path.parent)
+        _remove_stale_once(path.parent)
         with temporary.open("wb") as file:
             yield file
             file.flush()
@@ -69,6 +86,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@functools.cache
+def _remove_stale_once(folder: Path) -> None:
+    # Once in a process: to look at every file for every file written would take minutes.
+    remove_stale(folder)
 
 
 def remove_stale(folder: Path) -> None:
