@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
+from mlbench.paths import expanded
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
 from mlbench.spec import LossSpec, Recipe, RunSpec, build, check_value, recipe_keys
 
@@ -177,9 +179,10 @@ def _recipe_table(
     if not source.endswith(".toml") and "/" not in source:
         return tomllib.loads(recipe_text(source)), f"recipe {source}"
     path = Path(folder or "", source)
-    if str(path.resolve()) in passed:
+    real = os.path.realpath(path)
+    if real in passed:
         raise MlbenchError(f"{source}: base goes in a circle; let one of the files have no base")
-    return _with_base(read_toml(path), str(path), path.parent, (*passed, str(path.resolve())))
+    return _with_base(read_toml(path), str(path), path.parent, (*passed, real))
 
 
 def _with_base(
@@ -332,18 +335,29 @@ def _resolve_files(table: dict[str, Any], root: Path | None) -> tuple[dict[str, 
     data, backbone = dict(table.get("data", {})), dict(table.get("backbone", {}))
     name, weights = data.get("name"), backbone.get("weights")
     if isinstance(name, str) and name.startswith("folder:"):
-        path = Path(root or "", name.removeprefix("folder:")).expanduser().resolve()
+        # Unlike Path.resolve, this raises nothing where links go in a circle.
+        path = Path(os.path.realpath(expanded(Path(root or "", name.removeprefix("folder:")))))
         data["name"] = f"folder:{path.name}"
         files = replace(files, data_root=path.parent)
     if isinstance(weights, str) and not _is_weights_name(weights):
-        path = Path(weights).expanduser()
+        path = expanded(weights)
         if not path.is_file():
             raise MlbenchError(
                 f"backbone.weights: no file '{weights}'; give 'imagenet', 'none' or a weights file"
             )
-        backbone["weights"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        backbone["weights"] = _sha256(path)
         files = replace(files, weights=path)
     return {**table, "data": data, "backbone": backbone}, files
+
+
+def _sha256(weights: Path) -> str:
+    try:
+        with weights.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MlbenchError(
+            f"backbone.weights: cannot read {weights}: {error.strerror or error}"
+        ) from error
 
 
 def _is_weights_name(weights: str) -> bool:

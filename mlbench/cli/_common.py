@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlbench.cli._executor import EXECUTOR_OPTIONS, gathering_executor
-from mlbench.cli._streams import plain_streams
+from mlbench.cli._streams import drop_output, plain_streams, write
 from mlbench.errors import MlbenchError, printable
 from mlbench.interrupts import exit_code, install
 
@@ -30,7 +30,14 @@ class Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         with plain_streams():
-            return super().main(*args, **kwargs)
+            try:
+                return super().main(*args, **kwargs)
+            except OSError as error:  # such as a full disk below standard output
+                if error.filename is None:
+                    drop_output()
+                where = error.filename or "input or output failed"
+                click.echo(printable(f"Error: {where}: {error.strerror or error}"), err=True)
+                sys.exit(UserError.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -130,7 +137,7 @@ def print_sheets(given: Sequence[Sheet]) -> None:
 
     console = Console()
     if not console.is_terminal:
-        click.echo(to_text(given), nl=False)
+        write(to_text(given))
         return
     for each in given:
         print_sheet(console, each)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
 import unicodedata
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 import click
@@ -46,6 +47,20 @@ def plain_streams() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def write(text: str) -> None:
+    """Print to standard output, in its own encoding.
+
+    Where that is ASCII, ``click.echo`` alone would send UTF-8 all the same.
+    """
+    click.echo(text, file=sys.stdout, nl=False)
+
+
+def drop_output() -> None:
+    """Send to nowhere what standard output would not take, lest Python tries again at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:

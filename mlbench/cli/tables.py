@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mlbench.cli._common import print_list, print_sheets
+from mlbench.cli._streams import write
 from mlbench.errors import MlbenchError, printable
 
 
@@ -44,7 +45,7 @@ def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
     if form == "text":
         print_sheets(sheets(comparisons, reference=reference))
     else:
-        click.echo(render(comparisons, form, reference=reference), nl=False)
+        write(render(comparisons, form, reference=reference))
 
 
 @click.command()

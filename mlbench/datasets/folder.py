@@ -10,6 +10,7 @@ from typing import NoReturn
 from mlbench.datasets.files import file_dataset, image_files
 from mlbench.errors import MlbenchError, first_few
 from mlbench.interfaces import Dataset, ImageSet
+from mlbench.paths import expanded
 
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -30,13 +31,13 @@ def load(path: str, root: Path | None) -> Dataset:
     Raises:
         MlbenchError: not a folder, fewer than two classes, or a class with fewer than two images.
     """
-    folder = Path(root or "", path).expanduser()
+    folder = expanded(Path(root or "", path))
     classes = {name: _files(folder, name) for name in _class_folders(folder)}
     _check(folder, classes)
     names = list(classes)
     half = (len(names) + 1) // 2
     sides = [_side(folder, classes, part) for part in (names[:half], names[half:])]
-    return file_dataset(f"folder:{folder.resolve().name}", folder, *sides)
+    return file_dataset(f"folder:{Path(os.path.realpath(folder)).name}", folder, *sides)
 
 
 def _class_folders(folder: Path) -> list[str]:

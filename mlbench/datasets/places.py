@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mlbench.errors import MlbenchError
-from mlbench.paths import cache_dir
+from mlbench.paths import cache_dir, expanded
 
 ROOT_VARIABLE = "MLBENCH_DATA_ROOT"
 
@@ -14,7 +14,7 @@ ROOT_VARIABLE = "MLBENCH_DATA_ROOT"
 def data_root(given: Path | None = None) -> Path:
     """Return the folder of data sets: ``given``, ``$MLBENCH_DATA_ROOT``, or one in the cache."""
     named = given or os.environ.get(ROOT_VARIABLE)
-    return Path(named).expanduser() if named else cache_dir("datasets")
+    return expanded(named) if named else cache_dir("datasets")
 
 
 def find(name: str, given: Path | None, folder: str, markers: tuple[str, ...]) -> Path:
