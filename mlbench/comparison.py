@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlbench.baselines import BASELINES
+from mlbench.contrasts import mean_score
 from mlbench.errors import MlbenchError
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.spec import LossSpec, Recipe
 from mlbench.statistics import Difference, Estimate, compare_all, estimate
-from mlbench.store import query_scores
+from mlbench.store import QueryScores, read_scores
 
 if TYPE_CHECKING:
-    from mlbench.statistics import Scores
+    from mlbench.statistics import AnyScores
 
 _COUNTS = ("n_query", "n_gallery", "n_lone")
 
@@ -89,7 +90,7 @@ def compare(records: Mapping[Path, RunRecord]) -> list[Comparison]:
         records: by the path of their file, beside which the per-query results lie.
     """
     groups: dict[tuple[str, str, int, str], dict[Path, RunRecord]] = {}
-    for path, r in _without_copies(records).items():
+    for path, r in records.items():
         key = (r.recipe_id, r.dataset.fingerprint, r.protocol_version, r.weights_id)
         groups.setdefault(key, {})[path] = r
     ordered = [group for _, group in sorted(groups.items())]
@@ -98,14 +99,6 @@ def compare(records: Mapping[Path, RunRecord]) -> list[Comparison]:
         replace(_comparison(group), differences=_sentences(first, _identity(group)))
         for group in ordered
     ]
-
-
-def _without_copies(records: Mapping[Path, RunRecord]) -> dict[Path, RunRecord]:
-    """Keep one of identical records: a copied folder is no second seed."""
-    seen: dict[str, Path] = {}
-    for path, record in records.items():
-        seen.setdefault(record.to_json(), path)
-    return {path: records[path] for path in seen.values()}
 
 
 def merge(comparisons: Sequence[Comparison]) -> Comparison:
@@ -143,17 +136,24 @@ def _sentences(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str,
 
 
 def _comparison(records: Mapping[Path, RunRecord]) -> Comparison:
-    values = list(records.values())
-    first, recipe = values[0], values[0].recipe
-    several_places = len({place(r) for r in values}) > 1
+    several_places = len({place(r) for r in records.values()}) > 1
     groups: dict[str, dict[Path, RunRecord]] = {}
     for path, record in records.items():
         suffix = f" [{place(record)}]" if several_places else ""
         groups.setdefault(_label(record) + suffix, {})[path] = record
+    repeats = {label: _repeats(group) for label, group in groups.items()}
+    groups = {
+        label: {path: record for path, record in group.items() if path not in repeats[label]}
+        for label, group in groups.items()
+    }
     order = {name: number for number, name in enumerate(BASELINES)}
-    rows = [_row(label, list(group.values())) for label, group in groups.items()]
+    rows = [
+        _row(label, list(group.values()), _note_of_repeats(group, repeats[label]))
+        for label, group in groups.items()
+    ]
     rows.sort(key=lambda row: (order.get(row.loss, len(order)), row.label))
-    metrics = _metrics(values)
+    values = [record for group in groups.values() for record in group.values()]
+    first, recipe, metrics = values[0], values[0].recipe, _metrics(values)
     return Comparison(
         title=f"{first.dataset.name}, {recipe.backbone.name}, {recipe.head.dim} dimensions",
         recipe_id=first.recipe_id,
@@ -166,7 +166,28 @@ def _comparison(records: Mapping[Path, RunRecord]) -> Comparison:
     )
 
 
-def _row(label: str, records: list[RunRecord]) -> Row:
+def _repeats(records: Mapping[Path, RunRecord]) -> dict[Path, RunRecord]:
+    """Return the records, by path, of runs that have one already: a repeated run is no new seed."""
+    first: dict[Hashable, Path] = {}
+    return {
+        path: record
+        for path, record in records.items()
+        if first.setdefault((record.seed, record.fold), path) != path
+    }
+
+
+def _note_of_repeats(
+    kept: Mapping[Path, RunRecord], repeats: Mapping[Path, RunRecord]
+) -> tuple[str, ...]:
+    """Return a line on repeated runs that are left out; copies of a record need none."""
+    counted = {(record.seed, record.fold): record for record in kept.values()}
+    other = [r for r in repeats.values() if r != counted[r.seed, r.fold]]
+    if not other:
+        return ()
+    return (f"{len(other)} repeated run(s) left out: of each seed and fold, one record counts",)
+
+
+def _row(label: str, records: list[RunRecord], notes: tuple[str, ...]) -> Row:
     finished = [r for r in records if r.status == "ok"]
     names = [name for name in (finished[0].metrics if finished else ()) if name not in _COUNTS]
     return Row(
@@ -178,6 +199,7 @@ def _row(label: str, records: list[RunRecord]) -> Row:
         diverged=len(records) - len(finished),
         behind={},
         tied=frozenset(),
+        notes=notes,
     )
 
 
@@ -190,8 +212,9 @@ def _judged(
     if not trained:
         return tuple(rows)
     budget = {r.cost.images_seen for group in trained.values() for r in group.values()}
+    queries = _queries(record for group in trained.values() for record in group.items())
     for metric in metrics:
-        scores = {label: _scores(group, metric) for label, group in trained.items()}
+        scores = {label: _scores(group, metric, queries) for label, group in trained.items()}
         best, behind, tied = compare_all(scores)
         for label in trained:
             row = judged[label]
@@ -227,17 +250,25 @@ def _inflation(record: RunRecord) -> float:
     return max(scores) - scores[-1] if scores else 0.0
 
 
-def _scores(records: Mapping[Path, RunRecord], metric: str) -> dict[Hashable, Scores]:
+def _queries(records: Iterable[tuple[Path, RunRecord]]) -> dict[Path, QueryScores]:
+    """Read the per-query scores of the finished runs; those that lie beside them whole."""
+    found = {p: read_scores(p, r.queries_sha256) for p, r in records if r.status == "ok"}
+    return {path: scores for path, scores in found.items() if scores is not None}
+
+
+def _scores(
+    records: Mapping[Path, RunRecord], metric: str, queries: Mapping[Path, QueryScores]
+) -> dict[Hashable, AnyScores]:
     """Return each finished run's scores by seed and fold: per query, or else the one figure."""
     import numpy as np
 
-    scores: dict[Hashable, Scores] = {}
+    scores: dict[Hashable, AnyScores] = {}
     for path, record in records.items():
         if record.status == "ok":
-            found = query_scores(path, metric, record.queries_sha256)
+            found = queries[path].of(metric) if path in queries else None
             figure = record.metrics[metric]
             # Scores that do not add up to the record's figure are not its own.
-            if found is None or not len(found) or abs(found.mean() - figure) > 1e-5:
+            if found is None or not len(found) or abs(mean_score(found) - figure) > 1e-5:
                 found = np.asarray([figure], dtype=np.float64)
             scores[record.seed, record.fold] = found
     return scores
@@ -273,12 +304,14 @@ def _stamp(records: list[RunRecord]) -> tuple[str, ...]:
     sources = sorted({r.provenance.source for r in records})
     packages = ", ".join(f"{k} {v}" for k, v in versions.packages.items())
     lone = max((int(r.metrics.get("n_lone", 0)) for r in records), default=0)
+    skipped = f"; {len(facts.skipped)} bad images left out" if facts.skipped else ""
     return (
         f"recipe {first.recipe_id}: {recipe.schedule.epochs} epochs, batch {recipe.batch.size}, "
         f"{recipe.input.size} px, trunk {recipe.backbone.trunk}, weights {first.weights_id}, "
         f"selection: {recipe.selection.rule}, folds: {recipe.selection.folds or 'none'}",
         f"data {facts.name} {facts.fingerprint[:12]}: {_training_counts(records)}; "
-        f"test {facts.test_images} images of {facts.test_classes} classes ({lone} lone queries)",
+        f"test {facts.test_images} images of {facts.test_classes} classes ({lone} lone queries)"
+        f"{skipped}",
         f"seeds {_span(sorted({r.seed for r in records}))}; images seen per run: "
         f"{', '.join(map(str, images)) or 'none'}; ± 95 % t-interval over runs",
         *_what_losses_may_choose(records),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, get_type_hints
+
+import msgspec
 
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
 from mlbench.migrations import migrate
 from mlbench.provenance import Provenance
-from mlbench.spec import LossSpec, Natural, Recipe, RunSpec, build
+from mlbench.spec import LossSpec, Natural, Recipe, RunSpec, build, check_value
 
 PROTOCOL_VERSION = 1
 
@@ -98,7 +102,7 @@ class RunRecord:
         curve: one row per epoch.
         cost: time and memory.
         provenance: software and hardware.
-        queries_sha256: of the ``.npz`` with the per-query results that was saved beside the record;
+        queries_sha256: of the per-query scores in the ``.npz`` that was saved beside the record;
             None if there is none, or it cannot be checked.
     """
 
@@ -145,26 +149,76 @@ class RunRecord:
             MlbenchError: not JSON, not a record, of a newer schema, its parts contradict, or it is
                 not what was written.
         """
-        try:
-            table = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise MlbenchError(f"{where}: not valid JSON ({error})") from error
-        if not isinstance(table, dict) or "schema_version" not in table:
-            raise MlbenchError(f"{where}: not a record of mlbench (no schema_version)")
-        migrated = migrate(table, where)
-        checksum = migrated.pop("checksum", None)
-        record = build(cls, migrated, where)
-        if record.recipe.recipe_id != record.recipe_id:
-            raise MlbenchError(f"{where}: recipe_id does not match the recipe; was it edited?")
-        _check_metrics(record, where)
-        if table["schema_version"] > 1 and checksum != _sha256(_dump(migrated)):
-            raise MlbenchError(
-                f"{where}: its content does not match its checksum; it was edited or damaged: "
-                "restore it, or remove it and make the run again"
-            )
+        record = _read_whole(text)
+        if record is None:
+            return _read_checked(text, where)
+        _check_consistent(record, where)
         return record
 
 
+def _read_checked(text: str, where: str) -> RunRecord:
+    """Read a record, every key and value checked one by one, so that what is wrong is named."""
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MlbenchError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(table, dict) or "schema_version" not in table:
+        raise MlbenchError(f"{where}: not a record of mlbench (no schema_version)")
+    migrated = migrate(table, where)
+    checksum = migrated.pop("checksum", None)
+    record = build(RunRecord, migrated, where)
+    _check_consistent(record, where)
+    if table["schema_version"] > 1 and checksum != _sha256(_dump(migrated)):
+        raise MlbenchError(
+            f"{where}: its content does not match its checksum; it was edited or damaged: "
+            "restore it, or remove it and make the run again"
+        )
+    return record
+
+
+_SHARED = ("recipe", "dataset", "provenance")
+"""Parts that many records have in common, so that each text of them is read only once."""
+
+
+def _read_whole(text: str) -> RunRecord | None:
+    """Read a record that is as it was written, in a tenth of the time; None if anything is odd."""
+    try:
+        parts = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        shared = {name: bytes(parts.pop(name)) for name in _SHARED}
+        curve = _read_curve(parts.pop("curve"))
+        rest = {name: msgspec.json.decode(part) for name, part in parts.items()}
+        schema, checksum = rest["schema_version"], rest.pop("checksum", None)
+        if schema > 1 and checksum != _checksum_as_written(text):
+            return None
+        rest = migrate(rest, "")
+        read = {name: _read_shared(schema, name, part) for name, part in shared.items()}
+        checked = {name: check_value(_HINTS[name], value, "") for name, value in rest.items()}
+        return RunRecord(curve=curve, **read, **checked)
+    except (MlbenchError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _checksum_as_written(text: str) -> str:
+    return _sha256(text.rpartition(_MARK)[0] + _END)
+
+
+def _read_curve(text: msgspec.Raw) -> tuple[EpochRow, ...]:
+    _STRICT_CURVE.decode(text)  # refuses unknown keys, which a dataclass passes over
+    return _CURVE.decode(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_shared(schema: int, name: str, text: bytes) -> Any:
+    table = migrate({"schema_version": schema, name: json.loads(text)}, "")
+    return check_value(_HINTS[name], table[name], "")
+
+
+_HINTS = get_type_hints(RunRecord, include_extras=True)
+_CURVE = msgspec.json.Decoder(tuple[EpochRow, ...])
+_STRICT_ROW = msgspec.defstruct(
+    "_STRICT_ROW", get_type_hints(EpochRow).items(), forbid_unknown_fields=True
+)
+_STRICT_CURVE = msgspec.json.Decoder(list[_STRICT_ROW])
 _END = "\n}\n"
 _MARK = ',\n "checksum": "'
 
@@ -178,14 +232,16 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_metrics(record: RunRecord, where: str) -> None:
-    """Refuse figures that no evaluation gives; such a record was edited or damaged."""
+def _check_consistent(record: RunRecord, where: str) -> None:
+    """Refuse a recipe and figures that no run gives; such a record was edited or damaged."""
+    if record.recipe.recipe_id != record.recipe_id:
+        raise MlbenchError(f"{where}: recipe_id does not match the recipe; was it edited?")
     if record.status == "diverged":
         if record.metrics:
             raise MlbenchError(f"{where}: diverged but with metrics; was it edited?")
         return
-    recalls = {f"R@{k}" for k in record.recipe.evaluation.ks}
-    fractions = recalls | {"NMI", "MAP@R", "R-Precision"}
+    recalls = [f"R@{k}" for k in sorted(record.recipe.evaluation.ks)]
+    fractions = {*recalls, "NMI", "MAP@R", "R-Precision"}
     wanted = fractions | {"n_query", "n_gallery", "n_lone"}
     if set(record.metrics) != wanted:
         wrong = ", ".join(sorted(set(record.metrics) ^ wanted))
@@ -193,3 +249,6 @@ def _check_metrics(record: RunRecord, where: str) -> None:
     for name in fractions:
         if not -1e-9 <= record.metrics[name] <= 1 + 1e-9:
             raise MlbenchError(f"{where}: {name} is {record.metrics[name]}, no fraction")
+    for low, high in (*pairwise(recalls), ("MAP@R", "R-Precision")):
+        if record.metrics[low] > record.metrics[high] + 1e-9:
+            raise MlbenchError(f"{where}: {low} is above {high}, which cannot be; was it edited?")

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -245,7 +245,7 @@ class Recipe:
         if self.selection.folds == 1:
             raise MlbenchError("recipe: selection.folds must be 0 (none) or at least 2")
 
-    @property
+    @functools.cached_property
     def recipe_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical form."""
         return digest(asdict(self))
@@ -342,39 +342,67 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def check_value(kind: Any, value: object, where: str) -> Any:
     """Return ``value`` as ``kind`` (a field's type); MlbenchError if it does not fit."""
+    return _checker(kind)(value, where)
+
+
+_Checker = Callable[[Any, str], Any]
+
+
+@functools.cache
+def _checker(kind: Any) -> _Checker:
+    """Return the check of a type, taken apart once for all values."""
     if is_dataclass(kind):
-        return build(kind, value, where)  # type: ignore[arg-type]
+        return functools.partial(build, kind)  # type: ignore[arg-type]
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        checked = check_value(args[0], value, where)
-        if checked not in args[1]:
-            raise MlbenchError(f"{where}: {value!r} must be {args[1]}")
-        return checked
+        return functools.partial(_check_range, _checker(args[0]), args[1])
     if origin is Literal:
-        if value not in args:
-            raise MlbenchError(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
-        return value
+        return functools.partial(_check_choice, args)
     if origin in (Union, types.UnionType):
-        return _check_union(args, value, where)
+        return functools.partial(_check_union, {each: _checker(each) for each in args})
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise MlbenchError(f"{where}: expected a list, got {value!r}")
-        return tuple(check_value(args[0], item, where) for item in value)
+        return functools.partial(_check_list, _checker(args[0]))
     if origin is dict:
-        if not isinstance(value, Mapping):
-            raise MlbenchError(f"{where}: expected a table, got {value!r}")
-        return {str(k): check_value(args[1], v, _join(where, str(k))) for k, v in value.items()}
-    return _check_scalar(kind, value, where)
+        return functools.partial(_check_table, _checker(args[1]))
+    return functools.partial(_check_scalar, kind)
 
 
-def _check_union(choices: tuple[Any, ...], value: object, where: str) -> Any:
+def _check_range(check: _Checker, allowed: Range, value: object, where: str) -> Any:
+    checked = check(value, where)
+    if checked not in allowed:
+        raise MlbenchError(f"{where}: {value!r} must be {allowed}")
+    return checked
+
+
+def _check_choice(choices: tuple[object, ...], value: object, where: str) -> Any:
+    if value not in choices:
+        raise MlbenchError(f"{where}: {value!r} is not one of {', '.join(map(str, choices))}")
+    return value
+
+
+def _check_union(checks: Mapping[Any, _Checker], value: object, where: str) -> Any:
+    exact = checks.get(type(value))
+    if exact is not None:
+        return exact(value, where)
     problems = []
-    for choice in choices:
+    for check in checks.values():
         try:
-            return check_value(choice, value, where)
+            return check(value, where)
         except MlbenchError as error:
             problems.append(str(error).removeprefix(f"{where}: "))
     raise MlbenchError(f"{where}: {'; '.join(problems)}")
+
+
+def _check_list(check: _Checker, value: object, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise MlbenchError(f"{where}: expected a list, got {value!r}")
+    return tuple(check(item, where) for item in value)
+
+
+def _check_table(check: _Checker, value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise MlbenchError(f"{where}: expected a table, got {value!r}")
+    return {str(k): check(v, _join(where, str(k))) for k, v in value.items()}
 
 
 def _check_scalar(kind: type, value: object, where: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from mlbench.contrasts import Contrasts, contrasts
+from mlbench.contrasts import Contrasts, contrasts, mean_score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,7 +207,7 @@ def compare_all(
 
 
 def _mean(runs: Mapping[Hashable, AnyScores]) -> float:
-    return math.fsum(float(scores.mean()) for scores in runs.values()) / len(runs)
+    return math.fsum(map(mean_score, runs.values())) / len(runs)
 
 
 def _parts(found: Contrasts, noise: SeedNoise | None) -> Parts:

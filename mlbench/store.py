@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import io
 import os
@@ -10,7 +11,8 @@ import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -163,7 +165,7 @@ class QueryScores:
     """The per-query scores behind a record's metrics.
 
     Attributes:
-        hits: ``(Q, len(ks))`` bool by the name of the metric, such as ``R@1``.
+        hits: ``(Q,)`` bool by the name of the metric, such as ``R@1``.
         ap_at_r: ``(Q,)`` float32, the query's term of MAP@R.
     """
 
@@ -194,13 +196,13 @@ def read_scores(path: Path, sha256: str | None = None) -> QueryScores | None:
             return None
         ks, packed, ap_at_r = map(_array, members)
         ap_at_r = ap_at_r.astype(np.float32, casting="same_kind", copy=False)
-        hits = np.unpackbits(packed, axis=0, count=len(ap_at_r)).view(np.bool_)
+        hits = np.unpackbits(packed, axis=0, count=len(ap_at_r)).T.copy().view(np.bool_)
         names = [f"R@{k}" for k in ks.tolist()]
     except Exception:  # what a damaged archive makes numpy and zipfile raise has no common type
         return None
-    if hits.shape != (len(ap_at_r), len(names)) or not np.isfinite(ap_at_r).all():
+    if hits.shape != (len(names), len(ap_at_r)) or not np.isfinite(ap_at_r).all():
         return None
-    return QueryScores(dict(zip(names, hits.T, strict=True)), ap_at_r)
+    return QueryScores(dict(zip(names, hits, strict=True)), ap_at_r)
 
 
 def _array(member: bytes) -> npt.NDArray[Any]:
@@ -285,14 +287,27 @@ def read_results(folder: Path) -> Results:
             f"no results folder '{folder}'; make one with: mlbench run --out {folder}"
         )
     records, problems = {}, []
-    for file in sorted(folder.rglob("*.json")):
-        try:
-            records[file] = load(file)
-        except MlbenchError as error:
-            problems.append(str(error))
+    with _no_collection():
+        for file in sorted(folder.rglob("*.json")):
+            try:
+                records[file] = load(file)
+            except MlbenchError as error:
+                problems.append(str(error))
     if not records and not problems:
         raise MlbenchError(f"no records in '{folder}'; make some with: mlbench run --out {folder}")
     return Results(records, tuple(problems))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the collector from going through all records again and again while they are read."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _slug(name: str) -> str:

@@ -68,6 +68,16 @@ def test_merged_rows_say_why_they_are_not_comparable() -> None:
 def test_a_copied_record_is_no_second_seed() -> None:
     (comparison,) = compared([*records(), *records()])
     assert [row.runs for row in comparison.rows] == [1, 3, 3]
+    assert not any(row.notes for row in comparison.rows)
+
+
+def test_a_repeated_run_is_no_second_seed_and_is_noted() -> None:
+    again = [replace(r, metrics=r.metrics | {"R@1": 0.01}) for r in records()[:2]]
+    (comparison,) = compared([*records(), *again])
+    assert [row.runs for row in comparison.rows] == [1, 3, 3]
+    assert comparison.rows[2].estimates["R@1"].mean == pytest.approx(0.62)
+    assert [row.notes for row in comparison.rows[:2]] == [(), ()]
+    assert "2 repeated run(s) left out" in comparison.rows[2].notes[0]
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK", b"\x93NUMPY"])
@@ -129,7 +139,7 @@ def saved(folder: Path, hit_rates: dict[str, float]) -> list[Comparison]:
             n_gallery=600,
         )
         made = record(run, float(hits[:, 0].mean()))
-        figures = made.metrics | {"MAP@R": float(queries.ap_at_r.mean())}
+        figures = made.metrics | {"MAP@R": float(queries.ap_at_r.mean()), "R-Precision": 0.9}
         store.save(folder, replace(made, metrics=figures), queries)
     return compare(store.read_results(folder).records)
 
