@@ -1,6 +1,7 @@
 import collections
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mlbench.datasets import BUILTIN, cub200, folder, glyphs
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, MlbenchWarning
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.registry import DATASETS
 
@@ -148,6 +149,8 @@ class TestCub200:
         [
             ("images.txt", "3 001", "x 001", 3),
             ("images.txt", "3 001", "2 001", 3),
+            ("images.txt", "3 001", f"{'3' * 5000} 001", 3),
+            ("image_class_labels.txt", "4 2", f"4 {'2' * 5000}", 4),
             ("classes.txt", "2 002.Bunting", "2", 2),
             ("image_class_labels.txt", "4 2", "4 two", 4),
             ("image_class_labels.txt", "4 2", "4 9", 4),
@@ -157,6 +160,12 @@ class TestCub200:
     def test_bad_line_is_named(self, cub, file, old, new, line):
         edit(cub / file, old, new)
         with pytest.raises(MlbenchError, match=f"{file}, line {line}: "):
+            cub200._load(cub, TRAIN, TEST)
+
+    @pytest.mark.parametrize("name", ["../001.Auk/0.jpg", "/etc/passwd"])
+    def test_list_that_leads_elsewhere(self, cub, name):
+        edit(cub / "images.txt", "001.Auk/0.jpg", name)
+        with pytest.raises(MlbenchError, match=f"{name} is not below .*images; unpack"):
             cub200._load(cub, TRAIN, TEST)
 
     def test_image_without_class(self, cub):
@@ -253,6 +262,28 @@ class TestFolder:
         dataset = folder.load(str(photos), None)
         assert f"a/{name}" in dataset.train.names
         check(dataset)
+
+    def test_same_content_on_both_sides_is_warned_of(self, photos):
+        shutil.copy(photos / "a" / "0.png", photos / "c" / "copy.png")
+        shutil.copy(photos / "a" / "0.png", photos / "b" / "copy.png")
+        with pytest.warns(MlbenchWarning) as caught:
+            folder.load(str(photos), None)
+        assert [str(w.message) for w in caught] == [
+            "folder:photos: the same content in 1 pair of a test and a training image, such as "
+            "c/copy.png = b/copy.png; this makes results too good, keep one of each"
+        ]
+
+    def test_same_content_among_test_images_is_warned_of(self, photos):
+        for number in range(3):
+            shutil.copy(next((photos / "d").iterdir()), photos / "d" / f"copy{number}.png")
+        with pytest.warns(MlbenchWarning, match="in 3 pairs of two test images, such as d/copy"):
+            folder.load(str(photos), None)
+
+    def test_same_content_among_training_images_or_unreadable_ones_is_not(self, photos):
+        shutil.copy(photos / "a" / "0.png", photos / "a" / "copy.png")
+        for name in "abcd":
+            (photos / name / "broken.png").symlink_to("nowhere")
+        folder.load(str(photos), None)  # warnings are errors
 
     def test_not_a_folder(self, photos):
         for path in (photos / "none", photos / "a" / "0.png"):

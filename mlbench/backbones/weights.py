@@ -50,7 +50,10 @@ def load_weights(
         return "none"
     state = {k: v for k, v in convert(read_state(path)).items() if not k.startswith(classifier)}
     _check_fit(f"weights file {path} does not fit backbone '{name}'", trunk.state_dict(), state)
-    trunk.load_state_dict(state)
+    try:
+        trunk.load_state_dict(state)
+    except RuntimeError as error:  # such as a sparse or quantised tensor
+        raise _unreadable(path) from error
     return f"{'imagenet' if weights_file is None else 'file'}:{file_sha256(path)[:12]}"
 
 
@@ -58,7 +61,8 @@ def read_state(path: Path) -> State:
     """Read a state dict (``.safetensors`` or ``torch.save``) without running code from it.
 
     Raises:
-        MlbenchError: the file is missing, or holds anything but names and tensors.
+        MlbenchError: the file is missing or cannot be read, or holds anything but names and
+            tensors.
     """
     if not path.is_file():
         raise MlbenchError(f"weights file {path} does not exist; check backbone.weights")
@@ -66,6 +70,8 @@ def read_state(path: Path) -> State:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise MlbenchError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # the readers promise no particular exceptions for foreign bytes
         raise _unreadable(path) from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlbench.datasets.files import file_dataset, image_files
+from mlbench.datasets.lists import MEND, check_files, is_number, line_error
 from mlbench.datasets.places import find
-from mlbench.errors import MlbenchError, first_few
+from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset, ImageSet
 
 FOLDER = "CUB_200_2011"
@@ -46,7 +47,7 @@ def _load(folder: Path, train: _Side, test: _Side) -> Dataset:
     _check_classes(folder / "classes.txt", classes, test.last)
     names = _table(folder / "images.txt")
     class_ids = _class_ids(folder / "image_class_labels.txt", names, classes)
-    _check_files(folder / "images", list(names.values()))
+    check_files(folder / "images.txt", folder / "images", list(names.values()))
     sides = [_side(folder, side, names, class_ids, classes) for side in (train, test)]
     return file_dataset("cub200", folder / "images", *sides)
 
@@ -60,20 +61,14 @@ def _table(path: Path) -> dict[int, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise MlbenchError(f"cannot read {path}: {error}; unpack the archive again") from error
+        raise MlbenchError(f"cannot read {path}: {error}; {MEND}") from error
     table: dict[int, str] = {}
     for number, line in enumerate(lines, 1):
         identifier, _, value = line.strip().partition(" ")
-        if not identifier.isdecimal() or not value or int(identifier) in table:
-            raise _line_error(path, number, "expected a new number and a value", line)
+        if not is_number(identifier) or not value or int(identifier) in table:
+            raise line_error(path, number, "expected a new number and a value", line)
         table[int(identifier)] = value
     return table
-
-
-def _line_error(path: Path, number: int, problem: str, line: str) -> MlbenchError:
-    return MlbenchError(
-        f"{path}, line {number}: {problem}, got '{line[:80]}'; unpack the archive again"
-    )
 
 
 def _check_classes(path: Path, classes: Mapping[int, str], count: int) -> None:
@@ -81,7 +76,7 @@ def _check_classes(path: Path, classes: Mapping[int, str], count: int) -> None:
     if sorted(classes) != list(range(1, count + 1)) or len(set(classes.values())) != count:
         raise MlbenchError(
             f"{path}: expected {count} distinct classes numbered from 1, found "
-            f"{len(set(classes.values()))}; unpack the archive again"
+            f"{len(set(classes.values()))}; {MEND}"
         )
 
 
@@ -89,29 +84,15 @@ def _class_ids(path: Path, names: Mapping[int, str], classes: Mapping[int, str])
     """Return the class identifier of every image identifier."""
     class_ids: dict[int, int] = {}
     for number, (image, value) in enumerate(_table(path).items(), 1):
-        if image not in names or not value.isdecimal() or int(value) not in classes:
+        if image not in names or not is_number(value) or int(value) not in classes:
             problem = "expected an image of images.txt and a class of classes.txt"
-            raise _line_error(path, number, problem, f"{image} {value}")
+            raise line_error(path, number, problem, f"{image} {value}")
         class_ids[image] = int(value)
     if len(class_ids) != len(names):
         raise MlbenchError(
-            f"{path}: {len(names) - len(class_ids)} images of images.txt have no class; "
-            "unpack the archive again"
+            f"{path}: {len(names) - len(class_ids)} images of images.txt have no class; {MEND}"
         )
     return class_ids
-
-
-def _check_files(folder: Path, names: list[str]) -> None:
-    if len(set(names)) != len(names):
-        raise MlbenchError(
-            f"{folder.with_suffix('.txt')}: an image is listed twice; unpack the archive again"
-        )
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise MlbenchError(
-            f"{len(missing)} files of images.txt are missing in {folder}: {first_few(missing)}; "
-            "unpack the archive again"
-        )
 
 
 def _side(
@@ -128,7 +109,7 @@ def _side(
     if (len(chosen), present) != (side.images, wanted):
         raise MlbenchError(
             f"{folder}: expected {side.images:,} {side.name} images of {wanted} classes, found "
-            f"{len(chosen):,} of {present}; unpack the archive again"
+            f"{len(chosen):,} of {present}; {MEND}"
         )
     class_names = [classes[number] for number in range(side.first, side.last + 1)]
     return image_files(folder / "images", [names[image] for image in chosen], labels, class_names)

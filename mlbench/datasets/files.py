@@ -69,8 +69,12 @@ def _warn_of_copies(
             leaked.append(f"{image} = {trained[digest]}")
         if tested.setdefault(digest, image) != image:
             repeated.append(f"{image} = {tested[digest]}")
-    kinds = (("pairs of a test and a training image", leaked), ("pairs of test images", repeated))
-    found = [f"{len(pairs):,} {kind}, such as {pairs[0]}" for kind, pairs in kinds if pairs]
+    kinds = (("a test and a training image", leaked), ("two test images", repeated))
+    found = [
+        f"{len(pairs):,} pair{'s' * (len(pairs) > 1)} of {kind}, such as {pairs[0]}"
+        for kind, pairs in kinds
+        if pairs
+    ]
     if found:
         warnings.warn(
             f"{name}: the same content in {'; in '.join(found)}; this makes results too good, keep "

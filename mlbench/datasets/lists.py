@@ -61,6 +61,11 @@ def line_error(path: Path, number: int, problem: str, line: str) -> MlbenchError
     return MlbenchError(f"{path}, line {number}: {problem}, got '{line[:80]}'; {MEND}")
 
 
+def is_number(word: str) -> bool:
+    """Tell whether a word is a whole number, and not one too long for ``int``."""
+    return word.isdecimal() and len(word) < 10
+
+
 def is_inside(path: str) -> bool:
     """Tell whether a list's path leads to a file below the folder that it is relative to."""
     parts = PurePosixPath(path)

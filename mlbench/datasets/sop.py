@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlbench.datasets.files import file_dataset
-from mlbench.datasets.lists import Listed, Side, build_side, check_disjoint, line_error, rows
+from mlbench.datasets.lists import (
+    Listed,
+    Side,
+    build_side,
+    check_disjoint,
+    is_number,
+    line_error,
+    rows,
+)
 from mlbench.datasets.places import find
 from mlbench.interfaces import Dataset
 
@@ -44,7 +52,7 @@ def _listed(path: Path) -> list[Listed]:
     """Read lines of ``image_id class_id super_class_id path`` below a header of those words."""
     listed = []
     for number, words in rows(path, _HEADER):
-        if not all(word.isdecimal() for word in words[:3]):
+        if not all(map(is_number, words[:3])):
             raise line_error(path, number, "expected three numbers and a path", " ".join(words))
         # As long as the longest, so that the sorted names are in the order of the numbers.
         listed.append(Listed(words[3], f"{int(words[1]):05d}"))
