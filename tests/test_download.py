@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -280,6 +282,38 @@ class TestMirrors:
     def test_a_folder_that_cannot_be_written(self, server: Server, tmp_path: Path):
         url = server.add("/file", Page(PAYLOAD))
         assert_refused([url], tmp_path / "none", "No such file or directory")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of this machine that nobody trusts, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext"
+    files = ["subjectAltName=IP:127.0.0.1", "-keyout", path, "-out", path.with_suffix(".crt")]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + path.with_suffix(".crt").read_bytes())
+    return path
+
+
+class TestHttps:
+    def test_a_certificate_that_nobody_trusts_is_refused(self, certificate: Path, tmp_path: Path):
+        with serving(certificate) as server:
+            assert_refused([server.add("/f", Page(PAYLOAD))], tmp_path, "CERTIFICATE_VERIFY_FAILED")
+
+    def test_with_a_trusted_one(
+        self, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
+    ):
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.with_suffix(".crt")))
+        plain = server.add("/f", Page(PAYLOAD))
+        with serving(certificate) as secure:
+            # Never from https to http, not even to that of this machine.
+            moved = secure.add("/moved", Page(location=plain))
+            assert_refused([moved], tmp_path, "is no https address")
+            url = secure.add("/f", Page(PAYLOAD, drops=(1000,)))
+            assert get([moved, url], tmp_path).read_bytes() == PAYLOAD
+        assert server.requested == []
 
 
 def test_file_sha256_is_that_of_the_bytes(tmp_path: Path):
