@@ -16,6 +16,7 @@ from mlbench.arrays import Indices, Labels
 from mlbench.augment import FeatureSource, ImageSource, Source
 from mlbench.claims import built_once
 from mlbench.config import Files
+from mlbench.crops import Crops, open_crops
 from mlbench.embed import embed
 from mlbench.errors import MlbenchError
 from mlbench.images import BadImagesError, PixelCache, open_cache
@@ -94,6 +95,7 @@ class Laboratory:
         self.recipe, self.files, self.device, self.progress = recipe, files, device, progress
         self._features: dict[tuple[Side, int], Tensor] = {}
         self._caches: dict[tuple[Side, int], PixelCache] = {}
+        self._crops: dict[tuple[Side, int], Crops] = {}
 
     @functools.cached_property
     def dataset(self) -> Dataset:
@@ -229,7 +231,10 @@ class Laboratory:
 
     def _image_source(self, side: Side, *, augmented: bool = False) -> ImageSource:
         resize = self.recipe.input.train_resize if augmented else self.recipe.input.test_resize
-        return ImageSource(self._pixels(side, resize), self.recipe.input, self.device)
+        cache = self._pixels(side, resize)
+        if (side, resize) not in self._crops:
+            self._crops[side, resize] = open_crops(cache, self.device)
+        return ImageSource(cache, self._crops[side, resize], self.recipe.input)
 
     def _pixels(self, side: Side, resize: int) -> PixelCache:
         try:

@@ -1,0 +1,161 @@
+"""Cut, resize and mirror crops of cached images: one by one on a CPU, a batch at once on a GPU.
+
+Both ways are bilinear and antialiased, as torchvision's ``resized_crop``, and give uint8 batches
+in channels-last layout, which the network normalises as its first layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlbench.arrays import Indices
+from mlbench.boxes import Boxes
+from mlbench.images import PixelCache
+from mlbench.transfer import to_device
+
+
+class Crops(Protocol):
+    """Crops of one pixel cache, on the training device."""
+
+    def __call__(self, indices: Indices, boxes: Boxes, size: int) -> Tensor:
+        """Return the boxes of those images, resized: uint8 RGB ``(B, 3, size, size)``."""
+        ...
+
+
+def open_crops(cache: PixelCache, device: torch.device) -> Crops:
+    """Return the way to cut crops that suits the device.
+
+    A GPU gets the whole cache if that takes at most half of its free memory; the rest is for the
+    network. Otherwise the rows that each batch needs are sent from pinned memory.
+    """
+    if device.type == "cpu":
+        return SlicedCrops(cache)
+    free, _ = torch.cuda.mem_get_info(device)
+    if cache.data.nbytes <= free // 2:
+        cache.image(0)  # raises if the file behind ``data`` was cut off
+        return ResidentCrops(cache, torch.from_numpy(cache.data).to(device))
+    return StreamedCrops(cache, device)
+
+
+@dataclass(frozen=True)
+class SlicedCrops:
+    """Slices and resizes image by image: on a CPU a sixth of the time of ``cut`` or less."""
+
+    cache: PixelCache
+
+    def __call__(self, indices: Indices, boxes: Boxes, size: int) -> Tensor:
+        """Return crops on the CPU, equal to torchvision's.
+
+        On 197 photographs of CUB-200-2011 the mean absolute difference to torchvision's crops of
+        Pillow images was 0.02 of 255 (128 px) and 0.01 (224 px), and none above 2.
+        """
+        shape = (len(indices), 3, size, size)
+        batch = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+        for row, index in enumerate(indices):
+            crop = self._resized(int(index), boxes, row, size)
+            batch[row] = crop.flip(2) if boxes.flip[row] else crop
+        return batch
+
+    def _resized(self, index: int, boxes: Boxes, row: int, size: int) -> Tensor:
+        top, left = boxes.top[row], boxes.left[row]
+        bottom, right = top + boxes.height[row], left + boxes.width[row]
+        pixels = torch.from_numpy(self.cache.image(index)[top:bottom, left:right])
+        crop = pixels.permute(2, 0, 1)
+        if crop.shape[1:] == (size, size):
+            return crop
+        return F.interpolate(crop[None], (size, size), mode="bilinear", antialias=True)[0]
+
+
+@dataclass(frozen=True)
+class ResidentCrops:
+    """Cuts a batch at once from pixels that all lie on the device.
+
+    Attributes:
+        cache: where each image lies in ``data``.
+        data: the cache's pixels, flat uint8, on the device.
+    """
+
+    cache: PixelCache
+    data: Tensor
+
+    def __call__(self, indices: Indices, boxes: Boxes, size: int) -> Tensor:
+        """Return crops on the device."""
+        widths = self.cache.widths[indices]
+        starts = self.cache.offsets[indices] // 3 + boxes.top * widths + boxes.left
+        return cut(self.data, starts, widths, boxes, size)
+
+
+@dataclass(frozen=True)
+class StreamedCrops:
+    """Sends the rows that a batch shows to the device, then cuts them there at once."""
+
+    cache: PixelCache
+    device: torch.device
+
+    def __call__(self, indices: Indices, boxes: Boxes, size: int) -> Tensor:
+        """Return crops on the device; the copy is queued, not waited for."""
+        widths = self.cache.widths[indices]
+        pixels = boxes.height * widths
+        ends = np.cumsum(pixels)
+        # The pinned memory is torch's to reuse once the queued copy is done.
+        pin = self.device.type == "cuda"
+        staged = torch.empty((int(ends[-1]), 3), dtype=torch.uint8, pin_memory=pin)
+        spans = zip(indices, boxes.top, boxes.top + boxes.height, strict=True)
+        rows = [self.cache.image(i)[top:bottom].reshape(-1, 3) for i, top, bottom in spans]
+        np.concatenate(rows, out=staged.numpy())
+        data = staged.to(self.device, non_blocking=True)
+        return cut(data.view(-1), ends - pixels + boxes.left, widths, boxes, size)
+
+
+def cut(data: Tensor, starts: Indices, widths: Indices, boxes: Boxes, size: int) -> Tensor:
+    """Cut, resize and mirror a batch of crops on the device of ``data``.
+
+    The weights are those of ``torch.nn.functional.interpolate(..., antialias=True)``: a triangle
+    as wide as an output pixel, but at least two input pixels. Resizing is separable, so that it is
+    two products of matrices for all crops, each padded to the largest.
+
+    Args:
+        data: pixels, flat uint8, three values each.
+        starts: ``(B,)`` the pixel in ``data`` at the top left of each crop.
+        widths: ``(B,)`` pixels from one row of the crop's image to the next.
+        boxes: height, width and mirroring of the crops.
+        size: side of the result.
+
+    Returns:
+        uint8 ``(B, 3, size, size)``, channels-last. It is rounded once, at the end, whereas torch
+        rounds uint8 images after each direction: on 197 photographs of CUB-200-2011, cut to 128 and
+        224 px, the mean absolute difference to torchvision was 0.14 of 255, and none above 1.
+    """
+    numbers = np.stack([starts, widths, boxes.height, boxes.width, boxes.flip.astype(np.int64)])
+    start, stride, height, width, flip = to_device(numbers, data.device)
+    y = torch.arange(int(boxes.height.max()), device=data.device)
+    x = torch.arange(int(boxes.width.max()), device=data.device)
+    rows = start[:, None] + torch.minimum(y, height[:, None] - 1) * stride[:, None]
+    pixels = rows[:, :, None] + torch.minimum(x, width[:, None] - 1)[:, None]
+    values = data.view(-1, 3)[pixels].transpose(2, 3).float().contiguous()  # (B, y, channel, x)
+    across = _weights(width, size, len(x), flip.bool())
+    down = _weights(height, size, len(y), torch.zeros_like(flip, dtype=torch.bool))
+    narrow = torch.bmm(values.flatten(1, 2), across.transpose(1, 2))
+    resized = torch.bmm(down, narrow.view(len(starts), len(y), 3 * size))
+    # TF32 may take a white pixel above 255.
+    whole = resized.round_().clamp_(0, 255).to(torch.uint8)
+    return whole.view(-1, size, 3, size).permute(0, 2, 1, 3).to(memory_format=torch.channels_last)
+
+
+def _weights(lengths: Tensor, size: int, longest: int, mirrored: Tensor) -> Tensor:
+    """Return ``(B, size, longest)``: what each input pixel adds to each output pixel."""
+    device = lengths.device
+    scale = lengths[:, None] / size
+    targets = torch.arange(size, device=device).expand(len(lengths), size)
+    targets = torch.where(mirrored[:, None], size - 1 - targets, targets)
+    centers = scale * (targets + 0.5)
+    source = torch.arange(longest, device=device)
+    distance = (source + 0.5 - centers[:, :, None]).abs() / scale.clamp(min=1.0)[:, :, None]
+    triangle = (1.0 - distance).clamp_(min=0.0) * (source < lengths[:, None])[:, None]
+    return triangle / triangle.sum(2, keepdim=True)
