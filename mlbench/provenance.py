@@ -64,7 +64,7 @@ def collect(device: str, execution: Execution = "eager") -> Provenance:
     commit, dirty = _git_state()
     return Provenance(
         mlbench=__version__,
-        source=_source_digest(),
+        source=source_digest(),
         commit=commit,
         dirty=dirty,
         python=platform.python_version(),
@@ -80,7 +80,7 @@ def collect(device: str, execution: Execution = "eager") -> Provenance:
 
 def software() -> dict[str, str]:
     """Return what of the software may change a result: mlbench's source, package versions."""
-    return {"source": _source_digest(), **_package_versions()}
+    return {"source": source_digest(), **_package_versions()}
 
 
 def peak_memory_mb(device: str) -> float:
@@ -105,7 +105,8 @@ def _package_versions() -> dict[str, str]:
 
 
 @functools.cache
-def _source_digest() -> str:
+def source_digest() -> str:
+    """Return the first 12 hex digits of the SHA-256 of mlbench's own Python and TOML files."""
     package = Path(__file__).parent
     total = hashlib.sha256()
     for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".toml")):

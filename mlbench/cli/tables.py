@@ -30,16 +30,16 @@ def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
 
     Damaged records are named on standard error and left out.
     """
-    from mlbench.comparison import compare, merge
-    from mlbench.store import read_results
+    from mlbench.comparison import merge
+    from mlbench.summary import summarise
     from mlbench.table import render, sheets
 
-    results = read_results(folder)
-    for problem in results.problems:
+    summary = summarise(folder)
+    for problem in summary.problems:
         click.echo(f"Warning: left out: {printable(problem)}", err=True)
-    if not results.records:
+    if not summary.comparisons:
         raise MlbenchError(f"no readable record in '{folder}'")
-    comparisons = compare(results.records)
+    comparisons = list(summary.comparisons)
     if merged:
         comparisons = [merge(comparisons)]
     if form == "text":
