@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from mlbench.comparison import Comparison, Row
+from mlbench.errors import printable
+from mlbench.escaping import escape_csv, escape_latex, escape_markdown
 from mlbench.reference import LOSS_OF, PublishedRow, published
 from mlbench.statistics import Difference, Estimate
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from mlbench.ladder import RungResult
 
 _BEHIND = "behind in R@1"
+_TEXT = 8
+"""Columns of a terminal in which a text can still be read."""
 
 
 @dataclass(frozen=True)
@@ -176,28 +181,61 @@ def _ours_minus(row: PublishedRow, comparison: Comparison) -> str:
 
 
 def print_sheet(console: Console, given: Sheet) -> None:
-    """Print a table to a terminal; names are printed as they are, not as markup."""
+    """Print a table to a terminal; names are printed as they are, not as markup.
+
+    Where it would not fit, each line of the table becomes a paragraph.
+    """
+    from rich.text import Text
+
+    title = Text(printable(given.title), style="italic")
+    if console.width < _least_width(given):
+        _print_paragraphs(console, given, title)
+    else:
+        _print_grid(console, given, title)
+    for note in given.notes:
+        console.print(Text(printable(note), style="dim"))
+
+
+def _least_width(given: Sheet) -> int:
+    """Return the columns that a terminal must have for no figure to be cut; texts may be."""
+    columns = zip(*(line.cells for line in given.lines), strict=True)
+    words = [
+        max((len(w) for cell in column for w in cell.split()), default=0) for column in columns
+    ]
+    return sum(min(longest, _TEXT) for longest in words) + 3 * len(given.header) + 1
+
+
+def _print_grid(console: Console, given: Sheet, title: Text) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(_printable(given.title)), title_justify="left")
+    table = Table(title=title, title_justify="left")
     for number, name in enumerate(given.header):
         justify = "left" if number == 0 else "right"
         table.add_column(Text(name), justify=justify, overflow="fold")
     for line in given.lines:
-        cells = [
-            Text(_printable(cell), style="bold" if bold else "")
-            for cell, bold in zip(line.cells, line.bold, strict=True)
-        ]
-        table.add_row(*cells, end_section=line.ends_section)
+        table.add_row(*_texts(line), end_section=line.ends_section)
     console.print(table)
-    for note in given.notes:
-        console.print(Text(_printable(note), style="dim"))
 
 
-def _printable(text: str) -> str:
-    """Drop control characters, which could steer the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
+def _print_paragraphs(console: Console, given: Sheet, title: Text) -> None:
+    from rich.text import Text
+
+    console.print(title)
+    for line in given.lines:
+        first, *rest = _texts(line)
+        console.print(first)
+        for name, text in zip(given.header[1:], rest, strict=True):
+            console.print(Text(f"  {name} ").append_text(text))
+
+
+def _texts(line: Line) -> list[Text]:
+    from rich.text import Text
+
+    return [
+        Text(printable(cell), style="bold" if bold else "")
+        for cell, bold in zip(line.cells, line.bold, strict=True)
+    ]
 
 
 def to_text(sheets: Sequence[Sheet], width: int = 120) -> str:
@@ -224,11 +262,11 @@ def to_markdown(sheets: Sequence[Sheet]) -> str:
     """Return tables as GitHub Markdown."""
     parts = []
     for each in sheets:
-        body = _styled(each, _escape_markdown, lambda text: f"**{text}**")
+        body = _styled(each, escape_markdown, lambda text: f"**{text}**")
         align = ["left", *["right"] * (len(each.header) - 1)]
         grid = tabulate(body, each.header, "github", colalign=align, disable_numparse=True)
-        notes = "\n".join(f"- {_escape_markdown(note)}" for note in each.notes)
-        parts.append(f"### {_escape_markdown(each.title)}\n\n{grid}\n\n{notes}\n")
+        notes = "\n".join(f"- {escape_markdown(note)}" for note in each.notes)
+        parts.append(f"### {escape_markdown(each.title)}\n\n{grid}\n\n{notes}\n")
     return "\n".join(parts)
 
 
@@ -236,7 +274,7 @@ def to_latex(sheets: Sequence[Sheet]) -> str:
     """Return tables as LaTeX for the booktabs package; the notes are comments."""
     parts = []
     for each in sheets:
-        body = _styled(each, _escape_latex, lambda text: f"\\textbf{{{text}}}")
+        body = _styled(each, escape_latex, lambda text: f"\\textbf{{{text}}}")
         rows = []
         for line, cells in zip(each.lines, body, strict=True):
             rows += [" & ".join(cells) + r" \\", *([r"\midrule"] if line.ends_section else [])]
@@ -244,7 +282,7 @@ def to_latex(sheets: Sequence[Sheet]) -> str:
             *("% " + " ".join(text.split()) for text in (each.title, *each.notes)),
             rf"\begin{{tabular}}{{l{'r' * (len(each.header) - 1)}}}",
             r"\toprule",
-            " & ".join(map(_escape_latex, each.header)) + r" \\",
+            " & ".join(map(escape_latex, each.header)) + r" \\",
             r"\midrule",
             *rows,
             r"\bottomrule",
@@ -297,7 +335,7 @@ def to_csv(comparisons: Sequence[Comparison]) -> str:
             texts = [" | ".join(row.notes), " | ".join(c.stamp)]
             cells = [c.title, c.recipe_id, row.label, row.baseline, row.runs, row.diverged]
             cells += [value for triple in values for value in triple] + texts
-            writer.writerow([_escape_csv(v) if isinstance(v, str) else v for v in cells])
+            writer.writerow([escape_csv(v) if isinstance(v, str) else v for v in cells])
     return buffer.getvalue()
 
 
@@ -345,25 +383,6 @@ def _plain_difference(behind: Difference | None) -> dict[str, object]:
     return {"behind_best": {name: getattr(behind, name) for name in names}}
 
 
-def _escape_markdown(text: str) -> str:
-    for character in "\\|*_`<>[]":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")
-
-
-def _escape_latex(text: str) -> str:
-    special = {c: f"\\{c}" for c in "&%$#_{}"}
-    special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"±": r"$\pm$", "†": r"$\dagger$", "\n": " "}
-    special |= {"<": r"\textless{}", ">": r"\textgreater{}"}
-    return "".join(special.get(character, character) for character in text)
-
-
-def _escape_csv(text: str) -> str:
-    """Keep a spreadsheet from reading a name as a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
 SHEET_FORMATS: dict[str, Callable[[Sequence[Sheet]], str]] = {
     "text": to_text,
     "markdown": to_markdown,
@@ -379,14 +398,18 @@ DATA_FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {"csv": to_csv,
 def render(comparisons: Sequence[Comparison], form: str, *, reference: bool = False) -> str:
     """Return the tables in one of ``SHEET_FORMATS`` or ``DATA_FORMATS``.
 
+    Whatever names hold, control characters do not get through: they could steer a terminal.
+
     Args:
         comparisons: to be shown.
         form: name of the format.
         reference: add the published rows of each data set (not in CSV and JSON).
     """
     if form in DATA_FORMATS:
-        return DATA_FORMATS[form](comparisons)
-    return SHEET_FORMATS[form](sheets(comparisons, reference=reference))
+        text = DATA_FORMATS[form](comparisons)
+    else:
+        text = SHEET_FORMATS[form](sheets(comparisons, reference=reference))
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def sheets(comparisons: Sequence[Comparison], *, reference: bool = False) -> list[Sheet]:
