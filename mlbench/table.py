@@ -17,16 +17,12 @@ from mlbench.errors import printable
 from mlbench.escaping import escape_csv, escape_latex, escape_markdown
 from mlbench.reference import LOSS_OF, PublishedRow, published
 from mlbench.statistics import Difference, Estimate
+from mlbench.terminal import print_sheet
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
-
     from mlbench.ladder import RungResult
 
 _BEHIND = "behind in R@1"
-_TEXT = 8
-"""Columns of a terminal in which a text can still be read."""
 
 
 @dataclass(frozen=True)
@@ -178,64 +174,6 @@ def _ours_minus(row: PublishedRow, comparison: Comparison) -> str:
     return (
         ", ".join(f"{100 * r.estimates['R@1'].mean - row.values['R@1']:+.1f}" for r in ours) or "-"
     )
-
-
-def print_sheet(console: Console, given: Sheet) -> None:
-    """Print a table to a terminal; names are printed as they are, not as markup.
-
-    Where it would not fit, each line of the table becomes a paragraph.
-    """
-    from rich.text import Text
-
-    title = Text(printable(given.title), style="italic")
-    if console.width < _least_width(given):
-        _print_paragraphs(console, given, title)
-    else:
-        _print_grid(console, given, title)
-    for note in given.notes:
-        console.print(Text(printable(note), style="dim"))
-
-
-def _least_width(given: Sheet) -> int:
-    """Return the columns that a terminal must have for no figure to be cut; texts may be."""
-    columns = zip(*(line.cells for line in given.lines), strict=True)
-    words = [
-        max((len(w) for cell in column for w in cell.split()), default=0) for column in columns
-    ]
-    return sum(min(longest, _TEXT) for longest in words) + 3 * len(given.header) + 1
-
-
-def _print_grid(console: Console, given: Sheet, title: Text) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left")
-    for number, name in enumerate(given.header):
-        justify = "left" if number == 0 else "right"
-        table.add_column(Text(name), justify=justify, overflow="fold")
-    for line in given.lines:
-        table.add_row(*_texts(line), end_section=line.ends_section)
-    console.print(table)
-
-
-def _print_paragraphs(console: Console, given: Sheet, title: Text) -> None:
-    from rich.text import Text
-
-    console.print(title)
-    for line in given.lines:
-        first, *rest = _texts(line)
-        console.print(first)
-        for name, text in zip(given.header[1:], rest, strict=True):
-            console.print(Text(f"  {name} ").append_text(text))
-
-
-def _texts(line: Line) -> list[Text]:
-    from rich.text import Text
-
-    return [
-        Text(printable(cell), style="bold" if bold else "")
-        for cell, bold in zip(line.cells, line.bold, strict=True)
-    ]
 
 
 def to_text(sheets: Sequence[Sheet], width: int = 120) -> str:

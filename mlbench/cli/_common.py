@@ -98,6 +98,11 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
         ),
         click.option(
+            "--compile",
+            is_flag=True,
+            help="Train with torch.compile, on a GPU with CUDA graphs; takes a minute first.",
+        ),
+        click.option(
             "--out",
             type=click.Path(path_type=Path),
             default=Path("results"),
@@ -133,7 +138,8 @@ def print_sheets(given: Sequence[Sheet]) -> None:
     """Print tables to standard output: with bold to a terminal, with stars to anything else."""
     from rich.console import Console
 
-    from mlbench.table import print_sheet, to_text
+    from mlbench.table import to_text
+    from mlbench.terminal import print_sheet
 
     console = Console()
     if not console.is_terminal:
