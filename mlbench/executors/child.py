@@ -31,7 +31,7 @@ def serve(pipe: Connection, name: str, threads: int, gpu: str | None) -> None:
         with install():
             _serve(pipe, name, threads)
     except (Interrupted, EOFError, BrokenPipeError):
-        return
+        os._exit(0)  # Python would take seconds to clear torch away, while the parent waits
 
 
 def _serve(pipe: Connection, name: str, threads: int) -> None:
