@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from mlbench.errors import printable
 from mlbench.executors import ExecutorOptions
 from mlbench.interrupts import HOW_TO_CONTINUE, exit_code
 
@@ -41,7 +42,7 @@ class Matrix:
         self._tasks: dict[str, TaskID] = {}
         self.console = Console(stderr=True)
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TimeRemainingColumn(),
             console=self.console,
@@ -125,7 +126,7 @@ class Matrix:
             self.bars.remove_task(self._tasks.pop(where))
 
     def _print(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _line(outcome: Outcome) -> str:
