@@ -61,7 +61,7 @@ def collect(device: str, execution: Execution = "eager") -> Provenance:
 
     from mlbench import __version__
 
-    commit, dirty = _git_state()
+    commit, dirty = git_state()
     return Provenance(
         mlbench=__version__,
         source=source_digest(),
@@ -70,8 +70,8 @@ def collect(device: str, execution: Execution = "eager") -> Provenance:
         python=platform.python_version(),
         packages=_package_versions(),
         device=device,
-        hardware=torch.cuda.get_device_name() if device == "cuda" else _processor(),
-        driver=_gpu_driver() if device == "cuda" else "",
+        hardware=torch.cuda.get_device_name() if device == "cuda" else processor(),
+        driver=nvidia_smi("driver_version") if device == "cuda" else "",
         threads=torch.get_num_threads(),
         system=f"{platform.system()} {platform.machine()}",
         execution=execution,
@@ -115,8 +115,8 @@ def source_digest() -> str:
 
 
 @functools.cache
-def _git_state() -> tuple[str, bool]:
-    """Commit and dirty flag of the checkout that holds this file, never of the user's folder."""
+def git_state() -> tuple[str, bool]:
+    """Return commit and dirty flag of the checkout that holds this file, never of the user's."""
     package = Path(__file__).parent
     if not (package.parent / ".git").exists():
         return "", False
@@ -125,7 +125,8 @@ def _git_state() -> tuple[str, bool]:
     return commit, bool(changes)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the model of the processor and the number of its cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -135,8 +136,9 @@ def _processor() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def _gpu_driver() -> str:
-    return _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+def nvidia_smi(fields: str) -> str:
+    """Return fields (comma-separated) of each GPU, a line each; "" if there is none."""
+    return _output(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"])
 
 
 def _output(command: list[str]) -> str:

@@ -1,0 +1,170 @@
+"""Does a record come out again? Its run is made anew and compared with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlbench import provenance
+from mlbench.baselines import BASELINES
+from mlbench.config import Files
+from mlbench.errors import MlbenchError
+from mlbench.laboratory import Laboratory, Progress
+from mlbench.record import PROTOCOL_VERSION, RunRecord
+from mlbench.registry import LOSSES
+from mlbench.runner import run_one
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing in which a record and the run made anew are compared.
+
+    Attributes:
+        what: was compared.
+        recorded: its value in the record.
+        now: its value now.
+        same: whether they are equal, to the last bit.
+        judged: False for what may differ without a result being another: versions, hardware.
+        remark: by how much they differ, if that can be said.
+    """
+
+    what: str
+    recorded: str
+    now: str
+    same: bool
+    judged: bool = True
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found, and whether the run was made again.
+
+    Attributes:
+        findings: ingredients, results (if the run was made), environment.
+        made: False if an ingredient differs, so that the results could not be the same.
+    """
+
+    findings: tuple[Finding, ...]
+    made: bool
+
+    @property
+    def identical(self) -> bool:
+        """Whether all that is judged is equal."""
+        return self.made and all(each.same for each in self.findings if each.judged)
+
+
+def files_for(record: RunRecord, data_root: Path | None, weights: Path | None) -> Files:
+    """Return where the ingredients of a record's run lie here.
+
+    Args:
+        record: of the run.
+        data_root: folder of its data set.
+        weights: file of its initial weights, if its recipe names one by SHA-256.
+
+    Raises:
+        MlbenchError: the weights file cannot be read, is another one, or is needed and not given.
+    """
+    wanted = record.recipe.backbone.weights
+    by_file = wanted not in ("imagenet", "none")
+    if by_file != (weights is not None):
+        given = f"is the file of SHA-256 {wanted[:12]}..." if by_file else f"is {wanted!r}"
+        mend = "give its path with --weights" if by_file else "leave --weights out"
+        raise MlbenchError(f"backbone.weights of the record {given}; {mend}")
+    if weights is not None and _sha256(weights) != wanted:
+        raise MlbenchError(f"{weights}: not the file of SHA-256 {wanted[:12]}... of the record")
+    return Files(data_root, weights, "skip" if record.dataset.skipped else "error")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MlbenchError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def verify(record: RunRecord, files: Files, device: torch.device, report: Progress) -> Verification:
+    """Make the run of a record again, training included, and compare. Nothing is written.
+
+    Args:
+        record: of the run.
+        files: where the data set and the weights lie here.
+        device: to run on.
+        report: called with phase, done and total.
+
+    Raises:
+        MlbenchError: the run cannot be made here: no data, no weights, an unknown loss.
+    """
+    lab = Laboratory(record.recipe, files, device, report)
+    ingredients = tuple(_ingredients(record, lab))
+    environment = tuple(_environment(record.provenance, provenance.collect(device.type)))
+    if not all(each.same for each in ingredients):
+        return Verification((*ingredients, *environment), made=False)
+    lab.prepare()
+    made, _ = run_one(record.spec, lab)
+    return Verification((*ingredients, *compare_results(record, made), *environment), made=True)
+
+
+def _ingredients(record: RunRecord, lab: Laboratory) -> Iterator[Finding]:
+    """Compare what a run is made of: the data, the weights, the loss, the evaluator."""
+    name = record.loss
+    source = "built-in" if name in BASELINES else LOSSES.get(name).source
+    yield _finding("data", record.dataset.fingerprint[:12], lab.dataset.fingerprint[:12])
+    yield _finding("weights", record.weights_id, lab.weights_id)
+    yield _finding("loss source", record.loss_source, source)
+    yield _finding("protocol version", record.protocol_version, PROTOCOL_VERSION)
+
+
+def compare_results(recorded: RunRecord, made: RunRecord) -> list[Finding]:
+    """Compare the results of two runs; seconds and memory are none."""
+    findings = [
+        _finding(what, getattr(recorded, what), getattr(made, what))
+        for what in ("status", "selected_epoch")
+    ]
+    findings += _figures("", recorded.metrics, made.metrics)
+    findings += _figures("loss report: ", recorded.loss_report, made.loss_report)
+    for what in ("loss", "score"):
+        curves = [[getattr(row, what) for row in each.curve] for each in (recorded, made)]
+        findings.append(_curve(f"{what} by epoch", *curves))
+    return findings
+
+
+def _figures(
+    prefix: str, recorded: Mapping[str, float], made: Mapping[str, float]
+) -> Iterator[Finding]:
+    for name in dict.fromkeys([*recorded, *made]):
+        old, new = recorded.get(name), made.get(name)
+        remark = "" if old is None or new is None or old == new else f"{new - old:+.2g}"
+        yield _finding(prefix + name, old, new, remark=remark)
+
+
+def _curve(what: str, old: Sequence[float | None], new: Sequence[float | None]) -> Finding:
+    texts = [f"{len(each)} epochs, last {each[-1] if each else None}" for each in (old, new)]
+    pairs = list(zip(old, new, strict=False))
+    other = [number for number, (a, b) in enumerate(pairs) if a != b]
+    gaps = [abs(a - b) for a, b in pairs if a is not None and b is not None]
+    remark = f"from epoch {other[0]} on, by at most {max(gaps, default=0):.2g}" if other else ""
+    return Finding(what, *texts, same=old == new, remark=remark)
+
+
+def _environment(recorded: provenance.Provenance, now: provenance.Provenance) -> Iterator[Finding]:
+    """Compare versions and hardware, which may differ without a result being another."""
+    old, new = (_flat(asdict(each)) for each in (recorded, now))
+    for name in dict.fromkeys([*old, *new]):
+        yield _finding(name, old.get(name), new.get(name), judged=False)
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{k: v for k, v in table.items() if k != "packages"}, **table["packages"]}
+
+
+def _finding(
+    what: str, old: object, new: object, *, judged: bool = True, remark: str = ""
+) -> Finding:
+    return Finding(what, str(old), str(new), old == new, judged, remark)
