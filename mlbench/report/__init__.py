@@ -1,0 +1,43 @@
+"""Results as one HTML file that needs nothing else: no server, no network, no script library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlbench.errors import MlbenchError
+from mlbench.paths import atomic_file
+from mlbench.report.page import render
+from mlbench.store import read_results
+
+__all__ = ["write_report"]
+
+
+def write_report(folder: Path, output: Path, data_root: Path | None = None) -> tuple[str, ...]:
+    """Write all results of a folder as one HTML file.
+
+    The same records (and images) give the same file.
+
+    Args:
+        folder: of the records.
+        output: the file, replaced if it exists.
+        data_root: folder that holds the data sets of the records, for figures by class, gallery
+            and map; without it the page says what is missing.
+
+    Returns:
+        one line for each file that is no readable record.
+
+    Raises:
+        MlbenchError: no folder, no readable record, or the file cannot be written.
+    """
+    if output.is_dir():
+        raise MlbenchError(
+            f"{output} is a folder; give a file with -o, such as {output}/report.html"
+        )
+    results = read_results(folder)
+    if not results.records:
+        raise MlbenchError(f"no readable record in '{folder}'")
+    text = render(results, folder, data_root)
+    with atomic_file(output) as file:
+        # A file name may hold bytes that are no text.
+        file.write(text.encode("utf-8", "replace"))
+    return results.problems

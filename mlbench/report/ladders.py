@@ -1,0 +1,114 @@
+"""Ladders among records: chains of recipes in which one factor after the other changes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+
+from mlbench.comparison import differences
+from mlbench.config import Files, Plan
+from mlbench.ladder import Rung, RungResult, climb, factor_of, ladder, waterfall
+from mlbench.record import RunRecord
+from mlbench.report.groups import Runs
+from mlbench.report.svg import Picture, inline, page_style
+from mlbench.spec import LossSpec, Recipe
+from mlbench.table import Sheet, ladder_sheet
+
+_FEWEST_RUNGS = 4
+"""Start and three factors: two differing recipes alone are no ladder."""
+
+Step = tuple[Recipe, LossSpec]
+Steps = dict[Step, Runs]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A ladder's table and waterfall."""
+
+    sheet: Sheet
+    picture: Picture
+
+
+def ladders(records: Mapping[Path, RunRecord]) -> list[Ladder]:
+    """Find the cumulative ladders whose rungs are all among the records, and draw each.
+
+    Records do not say that ``mlbench ablate`` made them, so a ladder is known by its rungs: from
+    its first to its last, each recipe that ``mlbench.ladder`` would have run in between is there.
+
+    Args:
+        records: by path.
+    """
+    found = []
+    for (loss, _), steps in _by_loss(records).items():
+        for rungs in _longest(_complete(steps)):
+            number = len(found) + 1
+            found.append(_drawn(rungs, steps, f"{loss}, ladder {number}", f"ladder-{number}"))
+    return found
+
+
+def _by_loss(records: Mapping[Path, RunRecord]) -> dict[tuple[str, str], Steps]:
+    """Sort finished runs by loss and data, and in there by recipe and the loss's parameters."""
+    losses: dict[tuple[str, str], Steps] = {}
+    for path, record in records.items():
+        if record.status == "ok":
+            spec = record.spec
+            steps = losses.setdefault((record.loss, record.dataset.fingerprint), {})
+            steps.setdefault((spec.recipe, spec.loss), {})[path] = record
+    return losses
+
+
+def _complete(steps: Steps) -> list[list[Rung]]:
+    """Return every ladder between two steps whose rungs are all there."""
+    found = []
+    for start, end in permutations(steps, 2):
+        changed = differences(_flat(start), _flat(end))
+        if len({factor_of(key) for key in changed}) + 1 < _FEWEST_RUNGS:
+            continue
+        rungs = ladder(_plan(start), _plan(end))
+        if all(_step(rung) in steps for rung in rungs):
+            found.append(rungs)
+    return found
+
+
+def _longest(found: Sequence[list[Rung]]) -> list[list[Rung]]:
+    """Leave out ladders that are part of a longer one."""
+    sets = [frozenset(map(_step, rungs)) for rungs in found]
+    return [
+        rungs
+        for rungs, here in zip(found, sets, strict=True)
+        if not any(here < other for other in sets)
+    ]
+
+
+def _flat(step: Step) -> dict[str, object]:
+    recipe, loss = step
+    return {**recipe.flat(), **{f"loss.{name}": value for name, value in loss.params}}
+
+
+def _plan(step: Step) -> Plan:
+    return Plan(step[0], (step[1],), 1, Files())
+
+
+def _step(rung: Rung) -> Step:
+    return rung.plan.recipe, rung.plan.losses[0]
+
+
+def _drawn(rungs: Sequence[Rung], steps: Steps, title: str, name: str) -> Ladder:
+    results = climb(rungs, lambda plan: steps[plan.recipe, plan.losses[0]])
+    with tempfile.TemporaryDirectory() as folder, page_style():
+        path = Path(folder, "waterfall.svg")
+        waterfall(results, path, "")
+        svg = inline(path.read_text(encoding="utf-8"), name, title, _in_words(results))
+    return Ladder(ladder_sheet(results, title), Picture(svg, title))
+
+
+def _in_words(results: Sequence[RungResult]) -> str:
+    steps = (
+        f"{each.rung.factor or 'start'} {100 * each.recall.mean:.1f}"
+        for each in results
+        if each.recall
+    )
+    return f"R@1 in percent after each change: {', '.join(steps)}"
