@@ -62,6 +62,7 @@ def run(
     device: str = "auto",
     out: str | PathLike[str] | None = None,
     on_bad_image: OnBadImage = "error",
+    compile: bool = False,  # noqa: A002 -- the word for it everywhere
 ) -> RunRecord:
     """Train and evaluate one loss under one recipe.
 
@@ -77,6 +78,7 @@ def run(
         device: ``auto``, ``cpu`` or ``cuda``.
         out: folder to save the record in; a record that is there already is returned as it is.
         on_bad_image: ``skip`` leaves images out that cannot be read.
+        compile: train with ``torch.compile``, on a GPU with CUDA graphs.
 
     Returns:
         the record.
@@ -98,6 +100,7 @@ def run(
         backbone=backbone,
         settings=tuple((settings or {}).items()),
         on_bad_image=on_bad_image,
+        compile=compile,
     )
     plan = make_plan(request)
     spec = RunSpec(plan.recipe, plan.losses[0], seed, fold)

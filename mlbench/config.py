@@ -26,18 +26,20 @@ _BENCHMARK_KEYS = ("recipe", "losses", "seeds")
 
 @dataclass(frozen=True)
 class Files:
-    """Where this machine keeps what a recipe names by identity, and what to do if it is bad.
+    """Where this machine keeps what a recipe names by identity, and how it makes the runs.
 
     Attributes:
         data_root: folder of the data set's files.
         weights: file whose SHA-256 the recipe's ``backbone.weights`` is.
         on_bad_image: ``error``, or ``skip`` to leave images out that cannot be read; changes the
             fingerprint of the data, not the recipe.
+        compile: whether training steps are compiled; changes rounding, not the recipe.
     """
 
     data_root: Path | None = None
     weights: Path | None = None
     on_bad_image: OnBadImage = "error"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Request:
         backbone: a backbone's name.
         seeds: number of seeds.
         on_bad_image: ``error`` or ``skip``.
+        compile: whether training steps are compiled.
         settings: values by key: recipe fields, or ``LOSS.parameter``; later ones win.
     """
 
@@ -84,6 +87,7 @@ class Request:
     backbone: str | None = None
     seeds: int | None = None
     on_bad_image: OnBadImage = "error"
+    compile: bool = False
     settings: tuple[tuple[str, Any], ...] = ()
 
 
@@ -148,7 +152,7 @@ def make_plan(request: Request) -> Plan:
         table = _with_ks_of_dataset(table, recipe_table)
     table, files = _resolve_files(table, request.data_root)
     policy = check_value(OnBadImage, request.on_bad_image, "on_bad_image")
-    files = replace(files, on_bad_image=policy)
+    files = replace(files, on_bad_image=policy, compile=request.compile)
     recipe = build(Recipe, table, where)
     DATASETS.get(recipe.data.name)
     BACKBONES.get(recipe.backbone.name)

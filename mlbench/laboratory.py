@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlbench.arrays import Indices, Labels
 from mlbench.augment import FeatureSource, ImageSource, Source
 from mlbench.claims import built_once
+from mlbench.compilation import execution
 from mlbench.config import Files
 from mlbench.crops import Crops, open_crops
 from mlbench.embed import embed
@@ -23,6 +24,7 @@ from mlbench.images import BadImagesError, PixelCache, open_cache
 from mlbench.interfaces import Backbone, Dataset, ImageSet
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.paths import atomic_file, cache_dir
+from mlbench.provenance import Execution
 from mlbench.registry import BACKBONES, DATASETS, PROGRAM
 from mlbench.screening import check_dataset, list_bad, without_bad_images
 from mlbench.spec import Recipe, digest
@@ -131,6 +133,11 @@ class Laboratory:
             reasons = list(dict.fromkeys(reasons))
             listed = list_bad(self.dataset, reasons) if len(reasons) > 5 else None
             raise BadImagesError(reasons, listed)
+
+    @property
+    def execution(self) -> Execution:
+        """How training steps are executed."""
+        return execution(self.device, compiled=self.files.compile)
 
     def images(self, side: Side) -> ImageSet:
         """Return one side of the data set; MlbenchError if it has no gallery."""

@@ -102,6 +102,9 @@ def train(spec: RunSpec, lab: Laboratory, watch: Stopwatch, out: Path | None = N
         kept = None if out is None else Checkpoints(out, spec, _identity(spec, lab))
         training = _Training(trainer, selection, watch, kept)
         training.resume()
+    if lab.files.compile:
+        with watch("compile"):
+            trainer.compile()
     with watch("train"):
         training.run(lab.recipe.schedule.epochs, functools.partial(lab.progress, _phase(spec)))
     rows = training.rows
@@ -117,7 +120,8 @@ def _phase(spec: RunSpec) -> str:
 def _identity(spec: RunSpec, lab: Laboratory) -> str:
     """Name whatever changes the course of a training."""
     facts = [spec.run_id, lab.dataset.fingerprint, LOSSES.get(spec.loss.name).source]
-    return digest([*facts, lab.weights_id, lab.device.type, provenance.software()])
+    here = [lab.device.type, lab.execution, provenance.software()]
+    return digest([*facts, lab.weights_id, *here])
 
 
 class _Training:
@@ -335,7 +339,7 @@ def _record(
             peak_memory_mb=provenance.peak_memory_mb(lab.device.type),
             interruptions=trained.interruptions if trained else 0,
         ),
-        provenance=provenance.collect(lab.device.type),
+        provenance=provenance.collect(lab.device.type, lab.execution if trained else "eager"),
         queries_sha256=None,
     )
 

@@ -16,13 +16,17 @@ from torch import Tensor, nn
 
 from mlbench.arrays import Indices, Labels
 from mlbench.augment import Source
+from mlbench.compilation import compile_network, rehearsal
 from mlbench.interfaces import LossEntry
 from mlbench.interrupts import held
 from mlbench.model import Embedder
 from mlbench.sampler import batch_sizes, epoch_batches
 from mlbench.spec import OptimizerSpec, Recipe
+from mlbench.transfer import to_device
 
 Progress = Callable[[int, int], None]
+
+_REHEARSALS = 3  # the first compiles, the second captures CUDA graphs, the third replays them
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,29 @@ class Trainer:
         self.device = next(network.parameters()).device
         self.position = self._position(-1, np.random.default_rng())
         self._restored = False
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+
+    def compile(self) -> None:
+        """Compile the network's passes over full batches; incomplete ones stay as they are.
+
+        Nothing else changes, so that the steps are the same ones but for rounding.
+
+        Raises:
+            MlbenchError: torch cannot compile the network here.
+        """
+        size, schedule = self.recipe.batch.size, self.recipe.schedule
+        if size not in self.sizes:
+            return
+        self._compiled = compile_network(self.network, self.device)
+        self.network.train()
+        inputs = self.source.test_batch(np.arange(size))
+        first = max(self.position.epoch, 0)
+        kinds = {first, max(first, schedule.warmup)} & set(range(schedule.epochs))
+        with rehearsal(self.network, self.device):
+            for epoch in sorted(kinds):
+                self._set_rates(epoch)
+                for _ in range(_REHEARSALS):
+                    self._embeddings(inputs).sum().backward()
 
     def epoch(self, epoch: int, progress: Progress | None = None) -> Epoch:
         """Train the 0-based ``epoch``, or the rest of it after ``restore``.
@@ -108,7 +135,7 @@ class Trainer:
         for indices in batches:
             with held():
                 inputs = self.source.train_batch(indices, here.crops)
-                labels = torch.from_numpy(self.labels[indices]).to(self.device, non_blocking=True)
+                labels = to_device(self.labels[indices], self.device)
                 here.total += self.step(inputs, labels).double() * len(indices)
                 here.step += 1
                 here.seconds = time.perf_counter() - started
@@ -163,17 +190,21 @@ class Trainer:
 
     def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Take one optimiser step; return the loss, detached, still on the device."""
-        bf16 = self.recipe.training.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            embeddings = self.network(inputs)
-        embeddings = embeddings.float()
-        if self.entry.unit_length:
-            embeddings = F.normalize(embeddings)
-        loss = self.loss(embeddings, labels)
+        # Before the forward pass: CUDA graphs reuse the memory of gradients that are still there.
         self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(self._embeddings(inputs), labels)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
+
+    def _embeddings(self, inputs: Tensor) -> Tensor:
+        full = len(inputs) == self.recipe.batch.size
+        network = self._compiled if self._compiled is not None and full else self.network
+        bf16 = self.recipe.training.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            embeddings = network(inputs)
+        embeddings = embeddings.float()
+        return F.normalize(embeddings) if self.entry.unit_length else embeddings
 
     def _set_rates(self, epoch: int) -> None:
         schedule = self.recipe.schedule
@@ -189,7 +220,10 @@ class Trainer:
 def build_optimizer(
     network: Embedder, loss: nn.Module, entry: LossEntry, spec: OptimizerSpec
 ) -> torch.optim.Optimizer:
-    """Return the optimiser with one group each for trunk, head and the loss's own parameters."""
+    """Return the optimiser with one group each for trunk, head and the loss's own parameters.
+
+    SGD and RMSprop are not fused: torch has no fused RMSprop, and its fused SGD rounds otherwise.
+    """
     loss_lr = spec.loss_lr if spec.loss_lr != "declared" else entry.lr or spec.head_lr
     groups = [
         _group("trunk", network.trunk, spec.lr),

@@ -1,0 +1,49 @@
+"""A network's training step as torch compiles it, and how to compile without a trace in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mlbench.errors import MlbenchError
+from mlbench.provenance import Execution
+
+
+def execution(device: torch.device, *, compiled: bool) -> Execution:
+    """Return how training steps are executed on ``device``, as records call it."""
+    if not compiled:
+        return "eager"
+    return "cuda-graph" if device.type == "cuda" else "compile"
+
+
+def compile_network(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return ``network`` compiled for inputs of one shape; its parameters are shared.
+
+    On a GPU both passes are captured as CUDA graphs at the second call (not tried on one yet).
+    Nothing is compiled before the first call.
+    """
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return torch.compile(network, dynamic=False, mode=mode)
+
+
+@contextmanager
+def rehearsal(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Take back what passes within the block do to buffers, gradients and random generators.
+
+    Raises:
+        MlbenchError: torch cannot compile the network here.
+    """
+    kept: dict[str, Tensor] = {name: value.clone() for name, value in network.named_buffers()}
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise MlbenchError(f"--compile: torch cannot here ({reason}); leave it out") from error
+    finally:
+        network.zero_grad(set_to_none=True)
+        for name, value in network.named_buffers():
+            value.copy_(kept[name])
