@@ -85,9 +85,10 @@ def _warn_of_copies(
 
 
 def _contents(side: tuple[ImageSet, Sequence[bytes]]) -> Iterator[tuple[str, bytes]]:
-    """Yield name and digest of each image that could be read."""
+    """Yield name and digest of each file with content."""
     images, digests = side
-    return ((n, d) for n, d in zip(images.names, digests, strict=True) if d != _UNREADABLE)
+    without = (_UNREADABLE, hashlib.sha256().digest())
+    return ((n, d) for n, d in zip(images.names, digests, strict=True) if d not in without)
 
 
 def fingerprint(sides: Iterable[tuple[ImageSet, Iterable[bytes]]]) -> str:
