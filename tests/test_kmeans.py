@@ -62,7 +62,8 @@ def test_seed_and_restart_alone_decide():
 def test_blocks_do_not_change_the_result(monkeypatch):
     points = torch.from_numpy(blobs(3))
     expected = kmeans(points, 20)[0]
-    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 997)
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", {"cpu": 997})
+    monkeypatch.setattr(module, "MIN_ROWS", 3)
     assert torch.equal(kmeans(points, 20)[0].assignment, expected.assignment)
 
 
@@ -77,7 +78,7 @@ def test_one_cluster():
 def test_as_many_clusters_as_points():
     run = kmeans(torch.from_numpy(blobs(5, count=50)), 50)[0]
     assert sorted(run.assignment.tolist()) == list(range(50))
-    assert run.inertia == 0
+    assert run.inertia == pytest.approx(0, abs=1e-9)
 
 
 def test_fewer_distinct_points_than_clusters():
@@ -90,8 +91,44 @@ def test_fewer_distinct_points_than_clusters():
 
 def test_empty_cluster_moves_to_the_farthest_point():
     points = torch.tensor([[10.0], [11.0], [12.0], [110.0]])
-    lloyd = module._Lloyd(points, torch.tensor([[10.0], [11.0], [-50.0]]))
-    assert lloyd.run(50).inertia == pytest.approx(0.5)
+    lloyd = module._Lloyd(points, 3)
+    run = lloyd.run(torch.tensor([0, 1, 1, 1]), 50)
+    assert run.inertia == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.6, 2.0])
+def test_every_iteration_is_one_of_plain_lloyd(noise):
+    """Leaving out what cannot matter changes nothing: the same assignments, step by step."""
+    points = blobs(7, noise=noise)
+    rows = points.astype(np.float64)
+    start = assignment = nearest(rows, rows[:20])
+    for iterations in range(1, 30):
+        lloyd = module._Lloyd(torch.from_numpy(points), 20)
+        run = lloyd.run(torch.from_numpy(start.copy()), iterations)
+        assignment = nearest(rows, [rows[assignment == c].mean(axis=0) for c in range(20)])
+        np.testing.assert_array_equal(run.assignment.numpy(), assignment)
+
+
+def nearest(rows, centers):
+    return ((rows[:, None] - np.asarray(centers)) ** 2).sum(axis=2).argmin(axis=1)
+
+
+def test_start_assigns_points_to_its_nearest_centres():
+    """In tight blobs that are far apart the start is the answer."""
+    points = torch.from_numpy(blobs(8, noise=1e-3))
+    (start,) = module._plus_plus(points, 20, 1, 0)
+    (run,) = kmeans(points, 20)
+    assert len(start.unique()) == 20
+    assert run.iterations == 1
+    assert run.inertia < 1e-2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_is_as_good_as_cpu():
+    points = torch.from_numpy(blobs(9))
+    cpu, gpu = (kmeans(p, 20, restarts=5) for p in (points, points.cuda()))
+    assert gpu[0].assignment.is_cuda
+    assert [r.inertia for r in gpu] == pytest.approx([r.inertia for r in cpu], rel=1e-3)
 
 
 def test_iterations_are_bounded():
