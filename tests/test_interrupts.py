@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: nothing torn, nothing lost, and an end within seconds."""
 
+import json
 import os
 import signal
 import subprocess
@@ -194,3 +195,13 @@ def test_phases_without_steps_stop_at_once(
         assert time.monotonic() - started < 10
     assert list(tmp_path.rglob("*.tmp")) == []
     assert mlbench(photos, out).exit_code == 0
+
+
+@pytest.mark.skipif(not os.environ.get("MLBENCH_SLOW"), reason="takes a minute; set MLBENCH_SLOW=1")
+def test_killed_processes_leave_nothing_torn(tmp_path: Path) -> None:
+    """More of them: python benchmarks/kill.py --kills 50."""
+    bench = Path(__file__).parents[1] / "benchmarks" / "kill.py"
+    command = [sys.executable, str(bench), "--kills", "3", "--json", str(tmp_path / "kills.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(json.loads((tmp_path / "kills.json").read_text())["kills"]) == 3
