@@ -1,6 +1,7 @@
 import itertools
 import multiprocessing
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -245,7 +246,12 @@ def test_options_of_the_other_executor_are_refused(arguments: list[str], message
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ray_makes_the_same_records_and_a_lost_run_again(photos: Path, tmp_path: Path) -> None:
+def test_ray_makes_the_same_records_and_a_lost_run_again(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without a token of its own Ray would keep one in the home folder.
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray = pytest.importorskip("ray")
     from mlbench.executors.ray import Ray
 
