@@ -38,8 +38,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-TARGETS = ("moment", ".pt.", ".json.", "moment", ".uint8.", ".pt.", ".npz.", "moment", "table")
-"""What a kill waits for; with dots: part of the name of a temporary file."""
+CACHE, CHECKPOINT, QUERIES, RECORD = ".uint8.", ".pt.", ".npz.", ".json."
+MOMENT, TABLE = "moment", "table"
+TARGETS = (
+    *(CACHE, CACHE, MOMENT, CHECKPOINT, QUERIES, RECORD, CHECKPOINT, MOMENT),
+    *(CHECKPOINT, MOMENT, RECORD, CHECKPOINT, TABLE, TABLE),
+)
+"""What the kills of a chain wait for; with dots: part of the name of a temporary file."""
 
 LOSSES = "npairs,margin,softtriple"
 SETTINGS = {
@@ -159,10 +164,10 @@ class Chain:
         return _innermost(errors.decode()), [_plain(name) for name in self._writing()]
 
     def _is_there(self, target: str) -> bool:
-        if target == "table":
+        if target == TABLE:
             assert self.process.stdout is not None
             return bool(self.process.stdout.read(1))
-        return target == "moment" or any(target in name for name in self._writing())
+        return target == MOMENT or any(target in name for name in self._writing())
 
     def _writing(self) -> list[str]:
         owner = f"-{self.process.pid}-"
@@ -218,9 +223,12 @@ def timeless(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _innermost(errors: str) -> str:
-    """Return the innermost function of mlbench in a traceback of faulthandler."""
+    """Return the innermost function of mlbench in a traceback of faulthandler.
+
+    It is outside of mlbench while Python and torch are loaded, and after the end of the command.
+    """
     frames = re.findall(r'File ".*/mlbench/([\w/]+)\.py", line \d+ in (\S+)', errors)
-    return " ".join(frames[0]) if frames else "loading Python and torch"
+    return " ".join(frames[0]) if frames else "outside of mlbench"
 
 
 def _plain(temporary: str) -> str:
@@ -239,20 +247,17 @@ def draw_images(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / f"class{number:02}" / f"{i:02}.png")
 
 
-def killed(
-    chain: Chain, usual: float, targets: Iterator[str], rng: random.Random
-) -> Iterator[Kill]:
+def killed(chain: Chain, usual: float, rng: random.Random) -> Iterator[Kill]:
     """Kill and start again until the process ends by itself.
 
     Args:
         chain: just started.
-        usual: seconds that its command takes; random moments are before.
-        targets: what the kills wait for.
+        usual: seconds that its command takes from the start; random moments lie in the first half,
+            as what is continued takes less.
         rng: draws the moments.
     """
-    while True:
-        target = next(targets)
-        found = chain.kill(target, rng.uniform(0, usual if target == "moment" else 0.06))
+    for target in TARGETS:
+        found = chain.kill(target, rng.uniform(0, usual / 2 if target == MOMENT else 0.06))
         if found is None:
             return
         where, writing = found
@@ -264,7 +269,7 @@ def killed(
 
 def measure(folder: Path, kills: int, seed: int, console: Console) -> Report:
     """Make so many ``kills`` in the empty ``folder``."""
-    rng, targets, report = random.Random(seed), itertools.cycle(TARGETS), Report()
+    rng, report = random.Random(seed), Report()
     started = time.monotonic()
     draw_images(folder / "images")
     whole = Chain(folder / "whole", folder / "images")
@@ -272,7 +277,7 @@ def measure(folder: Path, kills: int, seed: int, console: Console) -> Report:
     usual, wanted = time.monotonic() - started, whole.records()
     while len(report.kills) < kills:
         chain = Chain(folder / str(report.chains), folder / "images")
-        for kill in itertools.islice(killed(chain, usual, targets, rng), kills - len(report.kills)):
+        for kill in itertools.islice(killed(chain, usual, rng), kills - len(report.kills)):
             report.kills.append(kill)
             report.problems += chain.torn(wanted)
             console.print(f"[{len(report.kills)}/{kills}] {_line(kill)}", highlight=False)
