@@ -55,7 +55,7 @@ class Server(ThreadingHTTPServer):
         self.pages: dict[str, Page] = {}
         self.requested: list[tuple[str, str | None]] = []
 
-    def handle_error(self, *_: object) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:
         """Print nothing: clients of these tests hang up on purpose."""
 
     def add(self, path: str, page: Page) -> str:
