@@ -49,6 +49,7 @@ def take_turns(
     *,
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[str], object] = lambda _: None,
 ) -> Seconds:
     """Time each tool once a round, so that whatever else the machine does falls on all of them.
 
@@ -58,6 +59,7 @@ def take_turns(
         warmup: rounds before them that are not measured.
         clock: ``time.perf_counter`` for wall time, ``time.process_time`` for CPU time of all
             threads.
+        before: called with a tool's name before it is timed.
 
     Returns:
         seconds by tool, round by round.
@@ -65,6 +67,7 @@ def take_turns(
     seconds: Seconds = {name: [] for name in tools}
     for number in range(warmup + rounds):
         for name, tool in tools.items():
+            before(name)
             started = clock()
             tool()
             if number >= warmup:
