@@ -75,7 +75,7 @@ def decode(path: Path) -> ImageArray:
         raise MlbenchError(f"cannot read image {path}: {_reason(error, path)}{_MEND}") from error
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PixelCache:
     """The pixels of one ImageSet, memory-mapped from one file.
 

@@ -24,15 +24,7 @@ def cache_dir(*parts: str) -> Path:
     Raises:
         MlbenchError: it cannot be made.
     """
-    import platformdirs
-
-    root = os.environ.get("MLBENCH_CACHE") or platformdirs.user_cache_dir("mlbench")
-    folder = Path(root, *parts)
-    if root.startswith("~"):  # what is left of the home folder of a user without one
-        raise MlbenchError(
-            "there is no home folder to keep the cache in; set MLBENCH_CACHE to a folder that can "
-            "be written"
-        )
+    folder = Path(os.environ.get("MLBENCH_CACHE") or _users_cache(), *parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -40,6 +32,21 @@ def cache_dir(*parts: str) -> Path:
             f"cannot make the cache folder {folder}: {error.strerror or error}; "
             "set MLBENCH_CACHE to a folder that can be written"
         ) from error
+    return folder
+
+
+def _users_cache() -> str:
+    import platformdirs
+
+    try:
+        folder = platformdirs.user_cache_dir("mlbench")
+    except RuntimeError:
+        folder = "~"
+    if folder.startswith("~"):  # what older versions give a user without a home folder
+        raise MlbenchError(
+            "there is no home folder to keep the cache in; set MLBENCH_CACHE to a folder that can "
+            "be written"
+        )
     return folder
 
 

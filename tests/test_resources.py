@@ -1,0 +1,302 @@
+"""What is missing or full: one line that says so, and nothing half-written."""
+
+import ast
+import io
+import os
+import pty
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from conftest import QUICK
+from PIL import Image
+from rich.console import Console
+from test_record import RUNS, record
+
+import mlbench as package
+from mlbench import store
+from mlbench.boxes import center_boxes
+from mlbench.cli import main
+from mlbench.comparison import compare
+from mlbench.crops import open_crops
+from mlbench.datasets import folder
+from mlbench.errors import MlbenchError
+from mlbench.images import PixelCache, open_cache
+from mlbench.paths import cache_dir, expanded, remove_stale
+from mlbench.table import sheets
+from mlbench.terminal import print_sheet
+
+SET = [f"--set={key}={value}" for key, value in QUICK.items()]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for spec in RUNS:
+        store.save(tmp_path / "results", record(spec, 0.5), None)
+    return tmp_path / "results"
+
+
+def invoke(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def run(photos: Path, out: Path) -> Result:
+    return invoke("run", f"--dataset=folder:{photos}", f"--out={out}", "--losses=npairs", *SET)
+
+
+def refusal(result: Result) -> str:
+    """Return the one line of a refusal."""
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """Let no file grow beyond ``size`` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def contents(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size]
+
+
+def test_disk_full_while_pixels_are_written(photos: Path, tmp_path: Path, cache: Path) -> None:
+    with disk_of(5000):
+        line = refusal(run(photos, tmp_path / "out"))
+    assert line.startswith(f"Error: cannot write {cache}/pixels/20px-")
+    assert line.endswith("File too large; make room there or choose another folder")
+    assert contents(cache) == []
+    assert not (tmp_path / "out").exists()
+    assert run(photos, tmp_path / "out").exit_code == 0
+
+
+def test_disk_full_while_a_record_is_written(photos: Path, tmp_path: Path, cache: Path) -> None:
+    dataset = folder.load(str(photos), None)
+    for images, name in ((dataset.train, "train"), (dataset.test, "test")):
+        open_cache(images, 20, f"{dataset.fingerprint}-{name}")
+    with disk_of(100):
+        result = run(photos, tmp_path / "out")
+    assert result.exit_code != 0
+    assert "File too large; make room there or choose another folder" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list((tmp_path / "out").rglob("*.json"))
+    assert not list((tmp_path / "out").rglob("*.npz"))
+
+
+def test_results_folder_that_cannot_be_made(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = refusal(run(photos, tmp_path / "file" / "out"))
+    assert "cannot write to the results folder" in line
+    assert line.endswith("give another one with --out")
+
+
+def test_read_only_results_folder(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o500)
+    if os.access(tmp_path / "out", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    assert "cannot write to the results folder" in refusal(run(photos, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("home", ["/proc/nohome", None])
+def test_no_home_folder(monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+    monkeypatch.delenv("MLBENCH_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if home:
+        monkeypatch.setenv("HOME", home)
+    else:
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a user whom the system does not know
+    with pytest.raises(MlbenchError, match="set MLBENCH_CACHE to a folder that can be written"):
+        cache_dir("pixels")
+
+
+def test_unknown_home_in_a_path(photos: Path) -> None:
+    with pytest.raises(MlbenchError, match="no home folder for ~nobody_knows/x; give the full"):
+        expanded("~nobody_knows/x")
+    result = invoke("run", "--dataset=folder:~nobody_knows/x")
+    assert "no home folder for ~nobody_knows/x" in refusal(result)
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    for name in ("round", "round.toml"):
+        (tmp_path / name).symlink_to(tmp_path / name)
+    line = refusal(invoke("run", f"--dataset=folder:{tmp_path}/round"))
+    assert "is not a folder" in line
+    line = refusal(invoke("run", f"--recipe={tmp_path}/round.toml"))
+    assert "Too many levels of symbolic links" in line
+
+
+def test_no_folder_for_temporary_files(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError("no usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", none)
+    store.check_writable(tmp_path / "out")
+    store.save(tmp_path / "out", record(RUNS[0]), None)
+    assert cache_dir("pixels").is_dir()
+
+
+def opened(photos: Path) -> PixelCache:
+    return open_cache(folder.load(str(photos), None).train, 20, "key")
+
+
+@pytest.mark.parametrize("processors", [1, None])
+def test_one_processor(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, processors: int | None
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    assert len(opened(photos)) == 24
+
+
+def test_no_decoding_process_that_could_be_killed() -> None:
+    """Images are decoded by threads: nothing needs shared memory, no worker can be lost alone."""
+    for path in Path(package.__path__[0]).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(n.startswith(("torch.utils.data", "torch.multiproc")) for n in names)
+            assert "multiprocessing.shared_memory" not in names
+
+
+def test_cache_replaced_while_in_use(photos: Path, cache: Path) -> None:
+    pixels = opened(photos)
+    before = pixels.image(23).copy()
+    (path,) = contents(cache)
+    other = path.with_name("other")
+    other.write_bytes(bytes(path.stat().st_size))
+    other.replace(path)
+    np.testing.assert_array_equal(pixels.image(23), before)
+
+
+def test_cache_cut_off_while_in_use(photos: Path, cache: Path) -> None:
+    pixels = opened(photos)
+    crops = open_crops(pixels, torch.device("cpu"))
+    boxes = center_boxes(pixels.heights[23:], pixels.widths[23:], 16)
+    assert crops(np.array([23]), boxes, 16).any()
+    (path,) = contents(cache)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(MlbenchError, match="cache was cut off while in use; the same command"):
+        crops(np.array([23]), boxes, 16)
+    assert len(opened(photos)) == 24
+    assert opened(photos).image(23).any()
+
+
+def test_clock_set_back(
+    photos: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(2_000_000_000, 0, -1000))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    made = package.run("npairs", dataset=f"folder:{photos}", settings=QUICK, out=tmp_path / "out")
+    assert min(made.cost.seconds.values()) >= 0
+    assert min(row.seconds for row in made.curve) >= 0
+    assert made.cost.images_per_second > 0
+
+
+def test_files_from_the_future_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / ".a.writer.tmp"
+    path.touch()
+    later = time.time() + 10 * 24 * 3600
+    os.utime(path, (later, later))
+    remove_stale(tmp_path)
+    assert path.exists()
+
+
+def shell(
+    results: Path, redirection: str, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Print the table as a program of its own, so that Python's last flush is part of it."""
+    command = f'"{sys.executable}" -m mlbench table "{results}" {redirection}'
+    env = {**os.environ, **environment}
+    return subprocess.run(["bash", "-c", command], capture_output=True, env=env, timeout=60)
+
+
+def test_output_closed_by_its_reader(results: Path) -> None:
+    done = shell(results, "| true; exit ${PIPESTATUS[0]}")
+    assert done.returncode in (0, 1)  # 0 if the reader was slow to go
+    assert done.stderr == b""
+
+
+def test_output_closed_from_the_start(results: Path) -> None:
+    assert shell(results, ">&-").stderr == b""
+
+
+def test_output_to_a_full_disk(results: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    done = shell(results, ">/dev/full")
+    assert done.returncode == 2
+    assert done.stderr == b"Error: input or output failed: No space left on device\n"
+
+
+def test_output_in_ascii(results: Path) -> None:
+    done = shell(results, "", PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert done.returncode == 0
+    text = done.stdout.decode("ascii")
+    assert "50.0 +- 0.0" in text
+    assert "+---" in text
+    assert "softtriple" in text
+
+
+@pytest.mark.parametrize("width", [1, 20, 60, 200])
+def test_narrow_terminals_lose_no_figure(results: Path, width: int) -> None:
+    (given,) = sheets(compare(store.read_results(results).records))
+    console = Console(width=width, file=io.StringIO(), record=True)
+    print_sheet(console, given)
+    printed = "".join(console.export_text().split())
+    for line in given.lines:
+        for cell in line.cells[1:] if width > 1 else ():
+            for word in cell.split():
+                assert word in printed
+    assert "".join(given.lines[0].cells[0].split())[:1] in printed
+
+
+def test_a_terminal_of_20_columns(results: Path) -> None:
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "COLUMNS": "20", "TERM": "xterm"}
+    command = [sys.executable, "-m", "mlbench", "table", str(results)]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, env=env, timeout=60)
+    os.close(theirs)
+    printed = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "softtriple" in printed
+    assert "50.0 ± 0.0" in printed
+
+
+def test_a_link_to_nothing_is_no_image(tmp_path: Path) -> None:
+    for name in "abcd":
+        for i in range(2):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("RGB", (4, 4), (ord(name), i, 0)).save(tmp_path / name / f"{i}.png")
+    os.mkfifo(tmp_path / "a" / "pipe.png")  # would be read for ever
+    assert len(folder.load(str(tmp_path), None).train) == 4
