@@ -411,7 +411,9 @@ def test_rows_keep_their_runs(study: Study) -> None:
         for r in results.values()
     ]
     records = dict(zip(results, places, strict=True))
-    for given_records in (results, records):
+    path, first = next(iter(results.items()))
+    repeats = {**results, path.with_name("zz.json"): replace(first, loss_report={})}
+    for given_records in (results, records, repeats):
         (group,) = groups(given_records)
         assert [e.row for e in group.entries] == list(compare(given_records)[0].rows)
         for entry in group.entries:

@@ -10,6 +10,8 @@ from mlbench.comparison import Comparison, Row, compare, place
 from mlbench.record import RunRecord
 
 Runs = dict[Path, RunRecord]
+Cell = tuple[int, int]
+"""Seed and fold of a run; -1 for none."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    """A comparison, its rows with their runs, and all its records (those that diverged too)."""
+    """A comparison, its rows with their runs, and all its records, whatever came of them."""
 
     comparison: Comparison
     entries: tuple[Entry, ...]
@@ -50,12 +52,8 @@ def groups(records: Mapping[Path, RunRecord]) -> list[Group]:
     Args:
         records: by the path of their file.
     """
-    unique: dict[str, Path] = {}
-    for path, record in records.items():
-        unique.setdefault(record.to_json(), path)
     parts: dict[tuple[str, str, int, str], Runs] = {}
-    for path in unique.values():
-        r = records[path]
+    for path, r in records.items():
         key = (r.recipe_id, r.dataset.fingerprint, r.protocol_version, r.weights_id)
         parts.setdefault(key, {})[path] = r
     ordered = [part for _, part in sorted(parts.items())]
@@ -64,15 +62,20 @@ def groups(records: Mapping[Path, RunRecord]) -> list[Group]:
 
 def _group(comparison: Comparison, records: Runs) -> Group:
     rows = {row.label: row for row in comparison.rows}
-    runs: dict[str, Runs] = {label: {} for label in rows}
-    for path, record in sorted(records.items(), key=lambda item: _order(item[1])):
-        if record.status == "ok":
-            runs[_label(record, rows)][path] = record
-    entries = tuple(Entry(row, runs[label]) for label, row in rows.items())
+    cells: dict[str, dict[Cell, Path]] = {label: {} for label in rows}
+    for path, record in records.items():
+        # Of repeated runs the first counts, as in the table.
+        cells[_label(record, rows)].setdefault(_cell(record), path)
+    entries = tuple(Entry(row, _finished(cells[label], records)) for label, row in rows.items())
     return Group(comparison, entries, records)
 
 
-def _order(record: RunRecord) -> tuple[int, int]:
+def _finished(cells: Mapping[Cell, Path], records: Runs) -> Runs:
+    ordered = (path for _, path in sorted(cells.items()))
+    return {path: records[path] for path in ordered if records[path].status == "ok"}
+
+
+def _cell(record: RunRecord) -> Cell:
     return record.seed, -1 if record.fold is None else record.fold
 
 

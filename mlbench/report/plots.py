@@ -115,7 +115,7 @@ def _cost_plot(
 
 
 def loss_plots(group: Group, styles: Styles, name: str) -> list[Picture]:
-    """Draw the training loss by epoch, one figure a row: losses have no common scale."""
+    """Draw the training loss by epoch, a figure for each row: losses have no common scale."""
     return [
         _loss_plot(entry, styles[entry.label], f"{name}-{number}")
         for number, entry in enumerate(group.trained)
