@@ -88,12 +88,12 @@ def neighbor_blocks(
 def _blocks(
     queries: Tensor, gallery: Tensor, k: int, exclude_self: bool, memory_mb: int
 ) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
-    search = _Search(unit_rows(gallery, "gallery"), k, exclude_self)
+    same = queries is gallery
+    search = _Search(unit_rows(gallery, "queries" if same else "gallery"), k, exclude_self)
     spare = memory_mb * 2**20 - search.gallery.nbytes
     step = max(1, min(MAX_BLOCK, spare // search.bytes_per_query()))
     for start in range(0, len(queries), step):
         rows = slice(start, min(start + step, len(queries)))
-        same = queries is gallery
         block = search.gallery[rows] if same else unit_rows(queries[rows], "queries", start)
         found = search.neighbors(block, start)
         yield rows, found.cpu().numpy()

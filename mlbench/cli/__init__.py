@@ -11,6 +11,7 @@ from mlbench.cli._common import Group
 from mlbench.cli.catalogue import check, list_, show
 from mlbench.cli.checks import env, verify
 from mlbench.cli.data import data
+from mlbench.cli.embeddings import evaluate
 from mlbench.cli.report import report
 from mlbench.cli.runs import ablate, run, tune
 from mlbench.cli.tables import diff, table
@@ -32,5 +33,19 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-for _command in (run, table, diff, ablate, tune, check, show, list_, report, data, verify, env):
+for _command in (
+    run,
+    table,
+    diff,
+    ablate,
+    tune,
+    check,
+    show,
+    list_,
+    report,
+    data,
+    verify,
+    env,
+    evaluate,
+):
     main.add_command(_command)
