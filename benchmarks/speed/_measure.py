@@ -39,8 +39,12 @@ class Spread:
         return Spread(factor * self.median, factor * self.min, factor * self.max)
 
     def __str__(self) -> str:
-        """Return e.g. ``1.32 (1.21-1.40)``."""
-        return f"{self.median:.3g} ({self.min:.3g}-{self.max:.3g})"
+        """Return e.g. ``1.32 (1.21-1.4)``."""
+        median, low, high = (
+            f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+            for value in (self.median, self.min, self.max)
+        )
+        return f"{median} ({low}-{high})"
 
 
 def take_turns(
@@ -93,7 +97,7 @@ def show(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> No
     table = Table(*header, title=title)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def finish(figures: Mapping[str, Any], path: Path | None, device: str = "cpu") -> None:
