@@ -153,7 +153,7 @@ def open_cache(
 def find_bad(images: ImageSet, side: int, progress: Progress | None = None) -> dict[int, str]:
     """Read every image as ``open_cache`` does; return by index why one cannot be read."""
     bad = {}
-    for i, image in enumerate(_decoded(images, side)):
+    for i, image in enumerate(decoded(images, side)):
         if isinstance(image, MlbenchError):
             bad[i] = str(image)
         if progress:
@@ -248,8 +248,16 @@ def _read_resized(images: ImageSet, i: int, side: int) -> ImageArray | MlbenchEr
         return MlbenchError(f"image {images.names[i]}: {error.strerror or error}{_MEND}")
 
 
-def _decoded(images: ImageSet, side: int) -> Iterator[ImageArray | MlbenchError]:
-    """Yield the resized images in order; chunks bound how many wait in memory."""
+def decoded(images: ImageSet, side: int) -> Iterator[ImageArray | MlbenchError]:
+    """Decode and resize every image, several at a time; chunks bound how many wait in memory.
+
+    Args:
+        images: the images.
+        side: their shorter side in pixels, as for ``open_cache``.
+
+    Yields:
+        in order, ``(h, w, 3)`` uint8 RGB, or the error that names an image that cannot be read.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(images), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(images)))
@@ -262,7 +270,7 @@ def _build(path: Path, images: ImageSet, side: int, progress: Progress | None) -
     bad: list[str] = []
     with atomic_file(path) as file:
         file.write(shapes.tobytes())
-        for i, image in enumerate(_decoded(images, side)):
+        for i, image in enumerate(decoded(images, side)):
             if isinstance(image, MlbenchError):
                 bad.append(str(image))
             else:

@@ -32,7 +32,7 @@ def load(path: str, root: Path | None) -> Dataset:
         MlbenchError: not a folder, fewer than two classes, or a class with fewer than two images.
     """
     folder = expanded(Path(root or "", path))
-    classes = {name: _files(folder, name) for name in _class_folders(folder)}
+    classes = {name: files_below(folder, name) for name in _class_folders(folder)}
     _check(folder, classes)
     names = list(classes)
     half = (len(names) + 1) // 2
@@ -56,10 +56,20 @@ def _class_folders(folder: Path) -> list[str]:
     )
 
 
-def _files(folder: Path, class_name: str) -> list[str]:
-    """Return the image files below a class folder, as sorted paths relative to ``folder``."""
+def files_below(folder: Path, part: str = "") -> list[str]:
+    """Return the image files at any depth, as sorted paths with ``/``, relative to ``folder``.
+
+    Hidden files and folders, and links to folders, are passed over.
+
+    Args:
+        folder: what the paths are relative to.
+        part: folder in it to look in; "" for all of it.
+
+    Raises:
+        MlbenchError: a folder cannot be listed.
+    """
     found: list[str] = []
-    for parent, folders, files in os.walk(folder / class_name, onerror=_unreadable):
+    for parent, folders, files in os.walk(folder / part, onerror=_unreadable):
         folders[:] = filter(_visible, folders)
         paths = (Path(parent, file) for file in files if _visible(file))
         images = (path for path in paths if path.suffix.lower() in SUFFIXES and _is_file(path))

@@ -64,12 +64,15 @@ class Album:
 
     def _encoded(self, number: int) -> str:
         if self._gallery is not None and number >= self.offset:
-            return _encoded(self._gallery, number - self.offset)
-        return _encoded(self.queries, number)
+            return encoded(self._gallery, number - self.offset)
+        return encoded(self.queries, number)
 
 
-def _encoded(images: ImageSet, i: int) -> str:
-    """Return the middle square of an image, as the network sees it, small; "" if unreadable."""
+def encoded(images: ImageSet, i: int) -> str:
+    """Return base64 of a small WebP: an image's middle square, as networks see it.
+
+    It is "" for an image that cannot be read.
+    """
     try:
         picture = Image.fromarray(images.read(i))
     except MlbenchError:
