@@ -75,7 +75,7 @@ def open_plan(
     """
     store.check_writable(out)
     lab = Laboratory(plan.recipe, plan.files, device, progress)
-    found = [(spec, _known(spec, lab, out)) for spec in specs]
+    found = [(spec, find_record(spec, lab, out)) for spec in specs]
     if any(record is None for _, record in found):
         lab.prepare()
     return lab, [
@@ -83,14 +83,6 @@ def open_plan(
         for spec, record in found
         if record is not None
     ]
-
-
-def _known(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
-    """Return a run's record; under its claim, as records of other data are set aside."""
-    if not store.record_path(out, spec).exists():
-        return None
-    with run_claim(out, spec) as mine:
-        return find_record(spec, lab, out) if mine else None
 
 
 def find_record(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:

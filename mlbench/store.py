@@ -80,36 +80,34 @@ def check_writable(out: Path) -> None:
 def find(out: Path, spec: RunSpec, fingerprint: str, loss_source: str) -> RunRecord | None:
     """Return the record of a run if it is there and was made with this data and loss.
 
-    One that is damaged, or of other data, another version of the loss or another protocol, is set
-    aside (``.damaged``, ``.outdated``), so that the run is made anew and nothing is lost.
+    One that is damaged, or of other data, another version of the loss or another protocol, is not
+    taken; it stays until ``save`` has another to put in its place.
 
     Args:
         out: the results folder.
         spec: the run.
         fingerprint: of the data set that it would be made with.
         loss_source: of the loss that it would be made with.
-
-    Raises:
-        MlbenchError: the old record cannot be set aside.
     """
-    path = record_path(out, spec)
-    if not path.exists():
-        return None
     try:
-        record = load(path)
+        record = load(record_path(out, spec))
     except MlbenchError:
-        _set_aside(path, ".damaged")
         return None
     wanted = (spec, fingerprint, loss_source, PROTOCOL_VERSION)
     made = (record.spec, record.dataset.fingerprint, record.loss_source, record.protocol_version)
     if made != wanted:
-        _set_aside(path, ".outdated")
         return None
     checkpoint.remove(out, spec)  # if its process was killed before it could
     return record
 
 
-def _set_aside(path: Path, suffix: str) -> None:
+def _set_aside(path: Path) -> None:
+    """Rename the record at ``path`` to ``.outdated``, or ``.damaged`` if it cannot be read."""
+    try:
+        load(path)
+        suffix = ".outdated"
+    except MlbenchError:
+        suffix = ".damaged"
     try:
         path.replace(path.with_suffix(suffix))
     except OSError as error:
@@ -121,9 +119,12 @@ def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
 
     ``.npz`` holds hits, one bit per query and k, AP@R (float32) and the first neighbours. It is
     written before the record, which names the SHA-256 of its scores, so that none lacks them.
-    The run's checkpoints go when its record is there.
+    The run's checkpoints go when its record is there. A record that is there already, of other data
+    or damaged, is set aside (``.outdated``, ``.damaged``), so that nothing is lost.
     """
     path = record_path(out, record.spec)
+    if path.exists():
+        _set_aside(path)
     if queries is not None:
         content, sha256 = _packed(queries)
         record = replace(record, queries_sha256=sha256)

@@ -106,6 +106,18 @@ def test_every_bad_image_is_named_at_once(damaged: Path, tmp_path: Path, cache: 
     assert not any(path.stat().st_size for path in (cache / "pixels").iterdir())
 
 
+def test_records_survive_an_image_that_goes_bad(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "out")
+    before = sorted((tmp_path / "out").rglob("*.json"))
+    path = photos / "class0" / "0.png"
+    good = path.read_bytes()
+    path.write_bytes(good[:300])
+    assert run(photos, tmp_path / "out").exit_code == 2
+    path.write_bytes(good)
+    assert sorted((tmp_path / "out").rglob("*.json")) == before
+    assert run(photos, tmp_path / "out").stderr.count("already there") == 4
+
+
 def test_bad_images_are_left_out_counted_and_named(
     damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,7 +207,8 @@ def test_a_damaged_record_is_set_aside_to_be_made_anew(tmp_path: Path) -> None:
     path = store.save(tmp_path, record(RUNS[0]), None)
     path.write_text(path.read_text()[:100])
     assert store.find(tmp_path, RUNS[0], "f" * 64, "built-in") is None
-    assert [p.suffix for p in path.parent.iterdir()] == [".damaged"]
+    store.save(tmp_path, record(RUNS[0]), None)
+    assert {p.suffix for p in path.parent.iterdir()} == {".damaged", ".json"}
 
 
 @pytest.mark.parametrize(("data", "source"), [("0" * 64, "built-in"), ("f" * 64, "mine 2.0")])
@@ -216,7 +217,10 @@ def test_a_record_of_other_data_or_another_loss_is_not_taken(
 ) -> None:
     path = store.save(tmp_path, record(RUNS[0]), None)
     assert store.find(tmp_path, RUNS[0], data, source) is None
-    assert [p.suffix for p in path.parent.iterdir()] == [".outdated"]
+    assert path.is_file()  # until there is another in its place
+    store.save(tmp_path, record(RUNS[0], loss_source="mine 2.0"), None)
+    assert {p.suffix for p in path.parent.iterdir()} == {".outdated", ".json"}
+    assert store.load(path).loss_source == "mine 2.0"
 
 
 def test_results_name_the_damaged_and_keep_the_rest(tmp_path: Path) -> None:
