@@ -134,8 +134,8 @@ class RunRecord:
 
     def to_json(self) -> str:
         """Return the record as indented JSON; its last entry is the checksum of all others."""
-        text = _dump(asdict(self))
-        return f'{text.removesuffix(_END)}{_MARK}{_sha256(text)}"{_END}'
+        text = dump(asdict(self))
+        return f'{text.removesuffix(_END)}{_MARK}{sha256(text)}"{_END}'
 
     @classmethod
     def from_json(cls, text: str, where: str) -> RunRecord:
@@ -168,7 +168,7 @@ def _read_checked(text: str, where: str) -> RunRecord:
     checksum = migrated.pop("checksum", None)
     record = build(RunRecord, migrated, where)
     _check_consistent(record, where)
-    if table["schema_version"] > 1 and checksum != _sha256(_dump(migrated)):
+    if table["schema_version"] > 1 and checksum != sha256(dump(migrated)):
         raise MlbenchError(
             f"{where}: its content does not match its checksum; it was edited or damaged: "
             "restore it, or remove it and make the run again"
@@ -199,7 +199,7 @@ def _read_whole(text: str) -> RunRecord | None:
 
 
 def _checksum_as_written(text: str) -> str:
-    return _sha256(text.rpartition(_MARK)[0] + _END)
+    return sha256(text.rpartition(_MARK)[0] + _END)
 
 
 def _read_curve(text: msgspec.Raw) -> tuple[EpochRow, ...]:
@@ -223,12 +223,13 @@ _END = "\n}\n"
 _MARK = ',\n "checksum": "'
 
 
-def _dump(table: dict[str, Any]) -> str:
+def dump(table: dict[str, Any]) -> str:
     """Return the canonical form of a record's table: what the checksum is of."""
     return json.dumps(table, indent=1, allow_nan=False) + "\n"
 
 
-def _sha256(text: str) -> str:
+def sha256(text: str) -> str:
+    """Return the SHA-256 (hex) of text, such as a record's canonical form."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -27,6 +27,9 @@ _KIND_NAMES: dict[type, str] = {
 }
 
 
+_LARGEST_SINGLE = 3.4e38  # what losses are computed in
+
+
 @dataclass(frozen=True)
 class Range:
     """Bounds of a number; ``low`` itself is excluded if ``open_low``."""
@@ -282,6 +285,8 @@ class LossSpec:
                 raise unknown_name(f"parameter of {entry.name}", key, entry.defaults)
             wanted = type(entry.defaults[key])
             given[key] = check_value(wanted, value, f"{where}: {entry.name}.{key}")
+            if wanted is float and abs(given[key]) > _LARGEST_SINGLE:
+                raise MlbenchError(f"{where}: {entry.name}.{key}: {value!r} is too large to train")
         return cls(entry.name, tuple(sorted({**entry.defaults, **given}.items())))
 
     def label(self, defaults: Mapping[str, ParamValue]) -> str:

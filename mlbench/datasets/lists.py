@@ -103,12 +103,19 @@ def check_files(source: Path, folder: Path, paths: Sequence[str]) -> None:
         raise MlbenchError(f"{source}: {first_few(outside)} is not below {folder}; {MEND}")
     if len(set(paths)) != len(paths):
         raise MlbenchError(f"{source}: an image is listed twice; {MEND}")
-    missing = [path for path in paths if not (folder / path).is_file()]
+    missing = [path for path in paths if not _is_file(folder / path)]
     if missing:
         raise MlbenchError(
             f"{len(missing)} files of {source} are missing in {folder}: {first_few(missing)}; "
             f"{MEND}"
         )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, for instance
+        return False
 
 
 def check_disjoint(source: Path, train: ImageSet, *others: ImageSet) -> None:
