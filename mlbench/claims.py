@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mlbench.errors import MlbenchError
+from mlbench.paths import cache_dir
 from mlbench.spec import RunSpec
 
 _POLL_SECONDS = 0.2
@@ -47,16 +48,16 @@ def run_claim(out: Path, spec: RunSpec) -> Iterator[bool]:
 
 @contextmanager
 def built_once(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Let one process at a time build the file ``path``; who enters looks whether it is there now.
+    """Let one process at a time build a file of the cache; who enters looks whether it is there.
 
     Args:
-        path: the file; the lock lies beside it.
+        path: the file; no other of the cache has its name.
         waiting: called once if another process is building it.
 
     Raises:
         MlbenchError: the folder's file system refuses locks.
     """
-    lock = _lock(path.with_name(f".{path.name}.lock"))
+    lock = _lock(cache_dir("locks") / f"{path.name}.lock")
     if not _acquire(lock, blocking=False):
         waiting()
         _acquire(lock, blocking=True)
