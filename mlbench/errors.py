@@ -15,6 +15,10 @@ class MlbenchWarning(UserWarning):
     """Something that users should know, in one line; the command line prints it to stderr."""
 
 
+class DataWarning(MlbenchWarning):
+    """One about a data set; processes that another one has started leave it to that one."""
+
+
 def printable(text: str) -> str:
     """Return ``text`` as one line without control characters, which could steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in text)

@@ -15,7 +15,7 @@ import numpy as np
 import PIL
 
 from mlbench.arrays import ImageArray
-from mlbench.errors import MlbenchError, MlbenchWarning, first_few, printable
+from mlbench.errors import DataWarning, MlbenchError, first_few, printable
 from mlbench.images import CACHE_VERSION, find_bad
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.paths import atomic_file, cache_dir
@@ -80,7 +80,7 @@ def without_bad_images(dataset: Dataset, side: int, progress: Progress) -> Datas
         f"{dataset.name}: left out {len(skipped):,} of {sum(map(len, sides.values())):,} images "
         f"that cannot be read (listed in {listed}); results are not comparable with the complete "
         "data set's",
-        MlbenchWarning,
+        DataWarning,
         stacklevel=2,
     )
     content = "\0".join([dataset.fingerprint, *skipped])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mlbench.arrays import Indices, Labels
 from mlbench.augment import Source
 from mlbench.compilation import compile_network, rehearsal
+from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry
 from mlbench.interrupts import held
 from mlbench.model import Embedder
@@ -90,6 +91,7 @@ class Trainer:
         self.network, self.loss, self.entry = network, loss, entry
         self.source, self.labels, self.recipe, self.seed = source, labels, recipe, seed
         self.sizes = batch_sizes(len(labels), recipe.batch.size, drop_last=recipe.batch.drop_last)
+        _check_batches(self.sizes, recipe)
         self.optimizer = build_optimizer(network, loss, entry, recipe.optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.device = next(network.parameters()).device
@@ -215,6 +217,15 @@ class Trainer:
                 # Without a gradient the optimiser passes a parameter by, its moments included.
                 for parameter in group["params"]:
                     parameter.requires_grad_(epoch >= schedule.warmup)
+
+
+def _check_batches(sizes: Sequence[int], recipe: Recipe) -> None:
+    if 1 in sizes and recipe.head.kind == "relu-bn-linear":
+        raise MlbenchError(
+            f"batch.size {recipe.batch.size} leaves an epoch's last batch with one image, too few "
+            "for the batch norm of head.kind relu-bn-linear; give --set batch.drop_last=true or "
+            "another batch.size"
+        )
 
 
 def build_optimizer(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mlbench.arrays import ImageArray
-from mlbench.errors import MlbenchWarning
+from mlbench.errors import DataWarning
 from mlbench.images import decode
 from mlbench.interfaces import Dataset, ImageSet
 
@@ -79,7 +79,7 @@ def _warn_of_copies(
         warnings.warn(
             f"{name}: the same content in {'; in '.join(found)}; this makes results too good, keep "
             "one of each",
-            MlbenchWarning,
+            DataWarning,
             stacklevel=3,
         )
 

@@ -6,9 +6,12 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from multiprocessing.connection import Connection
 from typing import Any
 
+from mlbench.cli._streams import plain_streams
+from mlbench.errors import DataWarning
 from mlbench.interrupts import Interrupted, install
 
 
@@ -28,7 +31,8 @@ def serve(pipe: Connection, name: str, threads: int, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     try:
-        with install():
+        with install(), plain_streams(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # the parent has said so
             _serve(pipe, name, threads)
     except (Interrupted, EOFError, BrokenPipeError):
         os._exit(0)  # Python would take seconds to clear torch away, while the parent waits
