@@ -1,6 +1,6 @@
 """``python -m mlbench``."""
 
-from mlbench.cli import main
+from mlbench.cli import entry
 
 if __name__ == "__main__":
-    main(prog_name="mlbench")
+    entry()

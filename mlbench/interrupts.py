@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 4.0
 """From the signal to the end of the process, if one long computation leaves no chance to stop."""
 
+_AGAIN_SECONDS = 0.01
 _NO_MORE = b"\0"
 
 HOW_TO_CONTINUE = (
@@ -40,18 +42,24 @@ def exit_code(stop: BaseException) -> int:
 
 
 class _Held:
-    """How many blocks hold signals back, and the signal that waits for them to end."""
+    """How many blocks hold signals back, and the first signal since they are handled."""
 
     def __init__(self) -> None:
         self.blocks = 0
-        self.waiting: int | None = None
+        self.signum: int | None = None
+        self.waiting = False
 
     def receive(self, signum: int, _frame: FrameType | None = None) -> None:
-        """Handle a signal."""
-        if self.blocks:
-            self.waiting = signum
-        else:
-            raise Interrupted(signum)
+        """Handle a signal; the first is raised once, others would disturb the way out."""
+        if self.signum is None:
+            self.signum, self.waiting = signum, True
+            self.deliver()
+
+    def deliver(self, *_: object) -> None:
+        """Raise the signal if it waits and nothing holds it back."""
+        if self.waiting and self.signum is not None and not self.blocks:
+            self.waiting = False
+            raise Interrupted(self.signum)
 
 
 _held = _Held()
@@ -68,8 +76,7 @@ def held() -> Iterator[None]:
         yield
     finally:
         _held.blocks -= 1
-    if _held.waiting is not None and not _held.blocks:
-        _held.receive(_held.waiting)
+    _held.deliver()
 
 
 @contextmanager
@@ -84,14 +91,38 @@ def install() -> Iterator[None]:
         yield
         return
     signals = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
-    with _watched():
+    _held.signum, _held.waiting = None, False
+    with _watched(), _delivered_again():
         before = {s: signal.signal(s, _held.receive) for s in signals}
         try:
             yield
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
-            _held.waiting = None
+
+
+@contextmanager
+def _delivered_again() -> Iterator[None]:
+    """Raise Interrupted once more where it was lost: in finalisers and weak references' callbacks.
+
+    Python reports what is raised there and goes on.
+    """
+    hook, handler = sys.unraisablehook, signal.signal(signal.SIGALRM, _held.deliver)
+
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, Interrupted):
+            _held.waiting = True
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        else:
+            hook(lost)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        sys.unraisablehook = hook
 
 
 @contextmanager
@@ -137,3 +168,16 @@ def _end(signum: int) -> None:
     cursor = "\x1b[?25h\n" if os.isatty(2) else ""
     os.write(2, f"{cursor}{HOW_TO_CONTINUE}\n".encode())
     os._exit(128 + signum)
+
+
+def leave() -> None:
+    """End the process now if a signal had asked for it; to be called when all else is done.
+
+    To take down the modules of torch in order can take Python many seconds.
+    """
+    if _held.signum is None:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(128 + _held.signum)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,39 @@ def send(signum: int) -> None:
 def send_and_sleep(signum: int) -> None:
     send(signum)
     time.sleep(5)
+
+
+def test_it_is_raised_once() -> None:
+    with pytest.raises(ZeroDivisionError), install():
+        catch_and_go_on()
+
+
+def catch_and_go_on() -> None:
+    with suppress(Interrupted):
+        send(signal.SIGINT)
+    with held():  # such as to write a checkpoint
+        send(signal.SIGTERM)
+    _ = 1 / 0
+
+
+class Referent:
+    pass
+
+
+def lose_a_signal() -> None:
+    referent = Referent()
+    reference = weakref.ref(referent, lambda _: send(signal.SIGTERM))
+    del referent  # the callback cannot raise
+    assert reference() is None
+    time.sleep(5)
+
+
+def test_a_signal_that_python_loses_is_raised_again(capfd: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    with pytest.raises(Interrupted), install():
+        lose_a_signal()
+    assert time.monotonic() - started < 3
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

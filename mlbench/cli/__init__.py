@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 
 import click
@@ -15,6 +16,7 @@ from mlbench.cli.embeddings import evaluate
 from mlbench.cli.report import report
 from mlbench.cli.runs import ablate, run, tune
 from mlbench.cli.tables import diff, table
+from mlbench.interrupts import leave
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,3 +51,9 @@ for _command in (
     evaluate,
 ):
     main.add_command(_command)
+
+
+def entry() -> None:
+    """Run the command line as a process of its own."""
+    atexit.register(leave)  # registered first, it is called last
+    main(prog_name="mlbench")
