@@ -262,6 +262,9 @@ class Laboratory:
 def _check_backbone(backbone: Backbone, recipe: Recipe) -> None:
     """Raise MlbenchError if the backbone cannot take images of the recipe's size."""
     size, name = recipe.input.size, f"backbone '{recipe.backbone.name}'"
+    if not isinstance(backbone, Backbone):
+        kind = type(backbone).__name__
+        raise MlbenchError(f"{name}: its factory returns {kind}, not a Backbone; mend it")
     trunk = Trunk(backbone, recipe.input, recipe.backbone).eval()
     try:
         with torch.inference_mode():
