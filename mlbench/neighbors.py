@@ -23,9 +23,11 @@ from mlbench.errors import MlbenchError
 
 Vectors = Tensor | npt.ArrayLike
 
-SLACK = 8
+SLACK = 4
 CHUNK = 32
 MAX_BLOCK = 512
+# Candidates that are ranked in float64 at a time: a processor's cache should hold them.
+PART_ELEMENTS = 2**19
 INDEX_MASK = 2**32 - 1
 EXCLUDED = torch.iinfo(torch.int64).min
 
@@ -90,7 +92,7 @@ def _blocks(
 ) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
     same = queries is gallery
     search = _Search(unit_rows(gallery, "queries" if same else "gallery"), k, exclude_self)
-    spare = memory_mb * 2**20 - search.gallery.nbytes
+    spare = memory_mb * 2**20 - search.gallery.nbytes - 12 * PART_ELEMENTS
     step = max(1, min(MAX_BLOCK, spare // search.bytes_per_query()))
     for start in range(0, len(queries), step):
         rows = slice(start, min(start + step, len(queries)))
@@ -182,7 +184,7 @@ class _Search:
         self.k = k
         self.exclude_self = exclude_self
         size, dim = gallery.shape
-        self._scores = gallery.new_empty(0)
+        self._scores = self._maxima = gallery.new_empty(0)
         self._keep = k + SLACK + exclude_self
         self._shortlists = 4 * self._keep < size
         self._chunked = size // CHUNK + self._keep * CHUNK < size // 4
@@ -192,11 +194,11 @@ class _Search:
 
     def bytes_per_query(self) -> int:
         """Return the working memory that one query takes, about, at its most."""
-        size, dim = self.gallery.shape
+        size = len(self.gallery)
         if not self._shortlists:
             return 64 * size + 64 * self.k
         candidates = CHUNK * self._keep if self._chunked else 0
-        return 5 * size + 24 * candidates + self._keep * (12 * dim + 128)
+        return 5 * size + 24 * candidates + 128 * self._keep
 
     def neighbors(self, queries: Tensor, start: int) -> Tensor:
         """Return ``(q, k)`` indices for unit ``queries``, the first of which is query ``start``."""
@@ -204,7 +206,7 @@ class _Search:
         if not self._shortlists:
             return self._rank_all(queries, own)
         floor, listed = self._shortlist(queries)
-        best, found = self._rank(_similarity(queries, self.gallery[listed]), listed, own)
+        best, found = self._rank(self._similarity(queries, listed), listed, own)
         unsure = (best[:, -1].double() <= floor.double() + self._error).nonzero()[:, 0]
         step = self._whole_rows(len(queries))
         for first in range(0, len(unsure), step):
@@ -219,28 +221,37 @@ class _Search:
     def _shortlist(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Return the lowest float32 similarity ``(q,)`` listed, and the list ``(q, keep)``."""
         size = len(self.gallery)
-        scores = self._score_buffer(len(queries))
+        scores, maxima = self._buffers(len(queries))
         with _full_precision():
             torch.mm(queries, self.gallery.T, out=scores[:, :size])
         if not self._chunked:
-            values, listed = scores.topk(self._keep, dim=1)
+            values, listed = scores[:, :size].topk(self._keep, dim=1)
             return values[:, -1], listed
-        # The best `keep` rows lie in the `keep` chunks with the highest maxima.
-        chunks = scores.unflatten(1, (-1, CHUNK)).amax(2).topk(self._keep, dim=1, sorted=False)[1]
-        offsets = torch.arange(CHUNK, device=queries.device)
-        rows = (chunks[:, :, None] * CHUNK + offsets).flatten(1)
+        # The best `keep` rows lie in the `keep` chunks with the highest maxima. A chunk's rows lie
+        # apart, so that the maxima of neighbouring chunks are taken in one vector instruction.
+        torch.amax(scores.unflatten(1, (CHUNK, -1)), 1, out=maxima)
+        chunks = maxima.topk(self._keep, dim=1, sorted=False)[1]
+        offsets = torch.arange(0, scores.shape[1], maxima.shape[1], device=queries.device)
+        rows = (chunks[:, :, None] + offsets).flatten(1)
         values, place = scores.gather(1, rows).topk(self._keep, dim=1)
         return values[:, -1], rows.gather(1, place)
 
-    def _score_buffer(self, queries: int) -> Tensor:
-        """Return ``(queries, G)`` uninitialised, padded by -inf to whole chunks.
+    def _buffers(self, queries: int) -> tuple[Tensor, Tensor]:
+        """Return uninitialised scores ``(queries, G)``, padded by -inf to whole chunks, and maxima.
 
-        One buffer serves all blocks: fresh pages for each cost more than the selection.
+        They serve all blocks: fresh pages for each cost more than the selection.
         """
         if len(self._scores) < queries:
-            padded = -(-len(self.gallery) // CHUNK) * CHUNK
-            self._scores = self.gallery.new_full((queries, padded), -torch.inf)
-        return self._scores[:queries]
+            chunks = -(-len(self.gallery) // CHUNK)
+            self._scores = self.gallery.new_full((queries, chunks * CHUNK), -torch.inf)
+            self._maxima = self.gallery.new_empty(queries, chunks)
+        return self._scores[:queries], self._maxima[:queries]
+
+    def _similarity(self, queries: Tensor, listed: Tensor) -> Tensor:
+        """Return the defined similarity of ``(q, D)`` with rows ``(q, m)``, float32 ``(q, m)``."""
+        step = max(1, PART_ELEMENTS // (listed.shape[1] * queries.shape[1]))
+        parts = zip(queries.split(step), listed.split(step), strict=True)
+        return torch.cat([_dot_products(part, self.gallery[rows]) for part, rows in parts])
 
     def _rank_all(self, queries: Tensor, own: Tensor) -> Tensor:
         """Rank the whole gallery for each query."""
@@ -269,8 +280,8 @@ class _Search:
         )
 
 
-def _similarity(queries: Tensor, candidates: Tensor) -> Tensor:
-    """Return the defined similarity of ``(q, D)`` with ``(q, m, D)``, float32 ``(q, m)``."""
+def _dot_products(queries: Tensor, candidates: Tensor) -> Tensor:
+    """Return ``(q, D)`` times ``(q, m, D)`` as defined: in float64, rounded to float32."""
     return torch.bmm(candidates.double(), queries.double()[:, :, None])[:, :, 0].float()
 
 
