@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from mlbench.errors import MlbenchError
     from mlbench.metrics import evaluate
+    from mlbench.models import load_model
     from mlbench.record import RunRecord
     from mlbench.store import load_results
 
@@ -26,6 +27,7 @@ _HOME = {
     "build_loss": "api",
     "evaluate": "metrics",
     "list_losses": "api",
+    "load_model": "models",
     "load_results": "store",
     "register_backbone": "api",
     "register_dataset": "api",
@@ -40,6 +42,7 @@ __all__ = [
     "build_loss",
     "evaluate",
     "list_losses",
+    "load_model",
     "load_results",
     "register_backbone",
     "register_dataset",

@@ -63,6 +63,7 @@ def run(
     out: str | PathLike[str] | None = None,
     on_bad_image: OnBadImage = "error",
     compile: bool = False,  # noqa: A002 -- the word for it everywhere
+    keep_model: bool = False,
 ) -> RunRecord:
     """Train and evaluate one loss under one recipe.
 
@@ -79,6 +80,8 @@ def run(
         out: folder to save the record in; a record that is there already is returned as it is.
         on_bad_image: ``skip`` leaves images out that cannot be read.
         compile: train with ``torch.compile``, on a GPU with CUDA graphs.
+        keep_model: keep the trained network beside the record, for ``load_model``; needs ``out``.
+            A record that is there without it is made again.
 
     Returns:
         the record.
@@ -101,6 +104,7 @@ def run(
         settings=tuple((settings or {}).items()),
         on_bad_image=on_bad_image,
         compile=compile,
+        keep_model=keep_model,
     )
     plan = make_plan(request)
     spec = RunSpec(plan.recipe, plan.losses[0], seed, fold)
@@ -112,6 +116,8 @@ def run(
     if fold is not None and fold not in range(folds):
         raise MlbenchError(f"fold: {fold!r} must be in 0 .. {folds - 1}")
     lab = Laboratory(plan.recipe, plan.files, resolve_device(device), lambda *_: None)
+    if out is None and keep_model:
+        raise MlbenchError("keep_model: there is no folder to keep it in; give out")
     if out is None:
         return run_one(spec, lab)[0]
     store.check_writable(Path(out))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from mlbench import checkpoint, store
+from mlbench import checkpoint, models, store
 from mlbench.baselines import BASELINES
 from mlbench.claims import run_claim
 from mlbench.config import Plan
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, MlbenchWarning, first_few
 from mlbench.laboratory import Laboratory, Progress
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
@@ -76,6 +78,7 @@ def open_plan(
     store.check_writable(out)
     lab = Laboratory(plan.recipe, plan.files, device, progress)
     found = [(spec, find_record(spec, lab, out)) for spec in specs]
+    _tell_of_missing_models([spec for spec, record in found if record is None], lab, out)
     if any(record is None for _, record in found):
         lab.prepare()
     return lab, [
@@ -86,9 +89,34 @@ def open_plan(
 
 
 def find_record(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
-    """Return the record of a run under ``out``, if it was made with the same data and loss."""
+    """Return the record of a run under ``out``, if it was made with the same data and loss.
+
+    Where models are to be kept, one without its model is not taken.
+    """
+    record = _find(spec, lab, out)
+    return record if record and _has_its_model(record, lab, out) else None
+
+
+def _find(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
     source = "built-in" if spec.loss.name in BASELINES else LOSSES.get(spec.loss.name).source
     return store.find(out, spec, lab.dataset.fingerprint, source)
+
+
+def _has_its_model(record: RunRecord, lab: Laboratory, out: Path) -> bool:
+    """Tell whether the model lies beside a record, if models are kept and the run trains one."""
+    if not lab.files.keep_model or models.has_none(record):
+        return True
+    return models.is_kept(store.record_path(out, record.spec), record)
+
+
+def _tell_of_missing_models(todo: Sequence[RunSpec], lab: Laboratory, out: Path) -> None:
+    bare = [label(spec) for spec in todo if lab.files.keep_model and _find(spec, lab, out)]
+    if bare:
+        warnings.warn(
+            f"made again, as the model of the record that is there was not kept: {first_few(bare)}",
+            MlbenchWarning,
+            stacklevel=2,
+        )
 
 
 def make_run(
@@ -114,7 +142,9 @@ def make_run(
             return None
         known = find_record(spec, lab, out)
         if known is None:
-            made, queries = run_one(spec, lab, checkpoints or out)
+            keep = functools.partial(models.keep, path, lab) if lab.files.keep_model else None
+            made, queries = run_one(spec, lab, checkpoints or out, keep)
+            models.set_aside(path, made)
             store.save(out, made, queries)
             checkpoint.remove(checkpoints or out, spec)
         return Outcome(spec, known or store.load(path), path, reused=known is not None)

@@ -34,12 +34,14 @@ class Files:
         on_bad_image: ``error``, or ``skip`` to leave images out that cannot be read; changes the
             fingerprint of the data, not the recipe.
         compile: whether training steps are compiled; changes rounding, not the recipe.
+        keep_model: whether trained networks are kept beside their records.
     """
 
     data_root: Path | None = None
     weights: Path | None = None
     on_bad_image: OnBadImage = "error"
     compile: bool = False
+    keep_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Request:
         seeds: number of seeds.
         on_bad_image: ``error`` or ``skip``.
         compile: whether training steps are compiled.
+        keep_model: whether trained networks are kept.
         settings: values by key: recipe fields, or ``LOSS.parameter``; later ones win.
     """
 
@@ -88,6 +91,7 @@ class Request:
     seeds: int | None = None
     on_bad_image: OnBadImage = "error"
     compile: bool = False
+    keep_model: bool = False
     settings: tuple[tuple[str, Any], ...] = ()
 
 
@@ -152,7 +156,9 @@ def make_plan(request: Request) -> Plan:
         table = _with_ks_of_dataset(table, recipe_table)
     table, files = _resolve_files(table, request.data_root)
     policy = check_value(OnBadImage, request.on_bad_image, "on_bad_image")
-    files = replace(files, on_bad_image=policy, compile=request.compile)
+    files = replace(
+        files, on_bad_image=policy, compile=request.compile, keep_model=request.keep_model
+    )
     recipe = build(Recipe, table, where)
     DATASETS.get(recipe.data.name)
     BACKBONES.get(recipe.backbone.name)

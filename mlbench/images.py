@@ -70,7 +70,7 @@ def decode(path: Path) -> ImageArray:
     try:
         with _PILLOW_QUIET, Image.open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            return np.array(_to_rgb(image))
+            return np.array(to_rgb(image))
     except Exception as error:  # what a damaged file makes Pillow raise is not limited to OSError
         raise MlbenchError(f"cannot read image {path}: {_reason(error, path)}{_MEND}") from error
 
@@ -191,7 +191,8 @@ class _Quiet:
 _PILLOW_QUIET = _Quiet()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode as ``decode`` describes; ValueError for one that has no RGB."""
     if image.mode == "F":
         raise ValueError("its floating-point pixels have no defined white")
     if image.mode.startswith("I"):  # Pillow would clip 16-bit grey at 255 instead of scaling it

@@ -54,8 +54,11 @@ class Trained:
         return self.curve[-1].loss is None
 
 
+Keep = Callable[[RunRecord, Trained, Tensor], None]
+
+
 def run_one(
-    spec: RunSpec, lab: Laboratory, out: Path | None = None
+    spec: RunSpec, lab: Laboratory, out: Path | None = None, keep: Keep | None = None
 ) -> tuple[RunRecord, QueryResults | None]:
     """Make one run.
 
@@ -63,6 +66,7 @@ def run_one(
         spec: the run, of the laboratory's recipe.
         lab: what it needs.
         out: the results folder, to keep checkpoints there and to go on from them; None does not.
+        keep: given the record, the trained network and its embeddings of the evaluated images.
 
     Returns:
         its record, and the per-query results behind its metrics (None if it diverged).
@@ -80,7 +84,10 @@ def run_one(
     with watch("evaluate"):
         embeddings = _embed_evaluated(trained.network, lab, spec.seed)
         results = _evaluate(embeddings, lab, spec.seed) if has_directions(embeddings) else None
-    return _record(spec, lab, watch, trained, results), results.queries if results else None
+    record = _record(spec, lab, watch, trained, results)
+    if keep is not None and results is not None:
+        keep(record, trained, embeddings)
+    return record, results.queries if results else None
 
 
 def train(spec: RunSpec, lab: Laboratory, watch: Stopwatch, out: Path | None = None) -> Trained:

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     type=click.Choice(["last", "validation", "test-best"]),
     help="Epoch to evaluate; test-best is there to show by how much it inflates.",
 )
+@click.option(
+    "--keep-model",
+    is_flag=True,
+    help="Keep each trained network beside its record, for embed, search and export. A run whose "
+    "record is there without its network is made again.",
+)
 @run_options
 def run(out: Path, device: str, executor: ExecutorOptions, **options: Any) -> None:
     """Train losses, save a record of each run, print the comparison.

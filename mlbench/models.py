@@ -1,0 +1,353 @@
+"""Trained networks: kept beside their records, loaded again to embed images.
+
+A kept model is ``<record>.safetensors``: the network's tensors (``trunk.*``, ``head.*``) and the
+loss's own (``loss.*``). A frozen trunk of identified weights is not stored again with every run;
+it is rebuilt from the backbone, whose ``weights_id`` must be the record's. Beside it lie the test
+embeddings, ``<record>.embeddings.npy``: float16 ``(Q, D)`` of unit length.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from mlbench import store
+from mlbench.arrays import ImageArray
+from mlbench.baselines import BASELINES
+from mlbench.boxes import center_boxes
+from mlbench.errors import MlbenchError
+from mlbench.images import decode, decoded, to_rgb
+from mlbench.interfaces import ImageSet
+from mlbench.laboratory import resolve_device
+from mlbench.model import Embedder, Trunk, build_head
+from mlbench.paths import atomic_file
+from mlbench.record import RunRecord
+from mlbench.registry import BACKBONES
+from mlbench.spec import digest
+
+if TYPE_CHECKING:
+    from mlbench.laboratory import Laboratory
+    from mlbench.runner import Trained
+
+SUFFIXES = (".safetensors", ".embeddings.npy")
+"""Of the files of a kept model, which have the stem of its record."""
+
+_BATCH = 64
+_PREFIXES = ("trunk.", "head.")
+
+Progress = Callable[[int, int], None]
+State = dict[str, Tensor]
+Picture = str | PathLike[str] | Image.Image | ImageArray
+
+
+def keep(
+    path: Path, lab: Laboratory, record: RunRecord, trained: Trained, embeddings: Tensor
+) -> None:
+    """Write a run's model beside its record.
+
+    The network is that of the selected epoch; the loss's own parameters are those of the last one.
+
+    Args:
+        path: of the record.
+        lab: in which the run was made.
+        record: of the run.
+        trained: its network and loss.
+        embeddings: ``(Q, D)`` of the test images; below them those of a gallery, which are not
+            kept.
+
+    Raises:
+        MlbenchError: a file cannot be written.
+    """
+    set_aside(path, record)
+    model, vectors = (path.with_suffix(suffix) for suffix in SUFFIXES)
+    with atomic_file(vectors) as file:
+        unit = F.normalize(embeddings[: len(lab.dataset.test)])
+        np.save(file, unit.half().numpy(), allow_pickle=False)
+    content = safetensors.torch.save(_kept_state(lab, record, trained), _metadata(record))
+    with atomic_file(model) as file:
+        file.write(content)
+
+
+def _kept_state(lab: Laboratory, record: RunRecord, trained: Trained) -> State:
+    state = trained.network.state_dict()
+    if lab.recipe.backbone.trunk == "frozen" and record.weights_id == "none":
+        trunk = lab.trunk(record.seed)[0]
+        state |= {f"trunk.{name}": value for name, value in trunk.state_dict().items()}
+    state |= {f"loss.{name}": value for name, value in trained.loss.state_dict().items()}
+    return plain(state)
+
+
+def plain(state: State) -> State:
+    """Return the tensors on the CPU, contiguous and each with memory of its own."""
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
+
+
+def _metadata(record: RunRecord) -> dict[str, str]:
+    return {"mlbench": json.dumps({"format": 1, "result": _result_id(record)})}
+
+
+def _result_id(record: RunRecord) -> str:
+    """Identify a run and what came out of it, so that a model of another outcome is told apart."""
+    made_of = [record.spec.run_id, record.dataset.fingerprint, record.loss_source]
+    return digest([*made_of, record.weights_id, record.metrics])
+
+
+def is_kept(path: Path, record: RunRecord) -> bool:
+    """Tell whether the model of a record lies beside it."""
+    there = path.with_suffix(SUFFIXES[1]).is_file()
+    return there and _kept_result(path.with_suffix(SUFFIXES[0])) == _result_id(record)
+
+
+def has_none(record: RunRecord) -> bool:
+    """Tell whether a run trains no network that could be kept: baselines, diverged ones."""
+    return record.loss in BASELINES or record.status != "ok"
+
+
+def _kept_result(model: Path) -> str | None:
+    """Read of which result a model is; None if there is no file or it is damaged."""
+    try:
+        with safe_open(model, framework="pt") as file:
+            return json.loads(file.metadata()["mlbench"])["result"]
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
+        return None
+
+
+def set_aside(path: Path, record: RunRecord) -> None:
+    """Rename the model beside the record at ``path`` (``.outdated``), unless it is of ``record``.
+
+    Raises:
+        MlbenchError: it cannot be renamed.
+    """
+    if is_kept(path, record):
+        return
+    for old in (path.with_suffix(suffix) for suffix in SUFFIXES):
+        try:
+            with suppress(FileNotFoundError):
+                old.replace(old.with_name(f"{old.name}.outdated"))
+        except OSError as error:
+            raise MlbenchError(f"cannot rename {old}: {error.strerror or error}") from error
+
+
+class Model(nn.Module):
+    """A trained network with its preprocessing: images to unit-length embeddings.
+
+    Args:
+        network: from crops to raw embeddings.
+        record: of the run that trained it.
+
+    Attributes:
+        record: see above.
+        size: side of its input in pixels.
+        resize: what the shorter side of an image becomes before its centre is cut out, in pixels.
+        dim: length of an embedding.
+    """
+
+    def __init__(self, network: Embedder, record: RunRecord) -> None:
+        super().__init__()
+        self.network, self.record = network, record
+        inputs = record.recipe.input
+        self.size, self.resize, self.dim = inputs.size, inputs.test_resize, record.recipe.head.dim
+        self.eval().requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed crops.
+
+        Args:
+            pixels: ``(B, 3, size, size)`` RGB in 0-255, uint8 or float.
+
+        Returns:
+            float32 ``(B, dim)`` of unit length.
+        """
+        return F.normalize(self.network(pixels).float())
+
+    def embed(self, images: Iterable[Picture]) -> Tensor:
+        """Embed whole images, prepared as for the evaluation of the run.
+
+        Args:
+            images: ``N`` paths, Pillow images or ``(H, W, 3)`` uint8 RGB arrays.
+
+        Returns:
+            float32 ``(N, dim)`` of unit length, on the CPU.
+
+        Raises:
+            MlbenchError: an image cannot be read.
+        """
+        if isinstance(images, str | PathLike | Image.Image):
+            raise MlbenchError("embed() takes a list of images, even of one")
+        found = embed_images(self, _image_set(list(images)))
+        if found.bad:
+            raise MlbenchError(next(iter(found.bad.values())))
+        return found.embeddings
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Embeddings of a set of images.
+
+    Attributes:
+        embeddings: float32 ``(N, D)`` of unit length on the CPU, of the images that can be read.
+        bad: why each of the others cannot, by its number in the set.
+    """
+
+    embeddings: Tensor
+    bad: dict[int, str]
+
+
+@torch.inference_mode()
+def embed_images(model: Model, images: ImageSet, progress: Progress | None = None) -> Embedded:
+    """Embed a set of images in batches; files are decoded by several threads.
+
+    Args:
+        model: embeds them.
+        images: its names and ``read`` are used, no labels.
+        progress: called with images done and their number.
+    """
+    bad: dict[int, str] = {}
+    crops: list[ImageArray] = []
+    parts = [torch.empty(0, model.dim)]
+    for i, image in enumerate(decoded(images, model.resize)):
+        if isinstance(image, MlbenchError):
+            bad[i] = str(image)
+        else:
+            crops.append(_center(image, model.size))
+        if len(crops) == _BATCH or (crops and i + 1 == len(images)):
+            parts.append(_embed_crops(model, crops))
+            crops = []
+        if progress is not None:
+            progress(i + 1, len(images))
+    return Embedded(torch.cat(parts), bad)
+
+
+def _embed_crops(model: Model, crops: Sequence[ImageArray]) -> Tensor:
+    device = next(model.parameters()).device
+    return model(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device)).cpu()
+
+
+def _center(image: ImageArray, size: int) -> ImageArray:
+    height, width = np.array(image.shape[:1]), np.array(image.shape[1:2])
+    box = center_boxes(height, width, size)
+    top, left = int(box.top[0]), int(box.left[0])
+    return image[top : top + size, left : left + size]
+
+
+def _image_set(pictures: Sequence[Picture]) -> ImageSet:
+    named = enumerate(pictures)
+    names = (fspath(p) if isinstance(p, str | PathLike) else f"number {i}" for i, p in named)
+    labels = np.zeros(len(pictures), np.int64)
+    return ImageSet(tuple(names), labels, ("",), functools.partial(_read, pictures))
+
+
+def _read(pictures: Sequence[Picture], i: int) -> ImageArray:
+    picture = pictures[i]
+    if isinstance(picture, str | PathLike):
+        return decode(Path(picture))
+    if isinstance(picture, Image.Image):
+        try:
+            return np.array(to_rgb(ImageOps.exif_transpose(picture)))
+        except (OSError, ValueError) as error:
+            raise MlbenchError(f"image number {i} cannot be read: {error}") from error
+    return picture
+
+
+def load_model(
+    path: str | PathLike[str],
+    *,
+    device: str = "auto",
+    weights: str | PathLike[str] | None = None,
+) -> Model:
+    """Load the model of a run that was made with ``--keep-model``.
+
+    Args:
+        path: of the run's record (``.json``).
+        device: to put it on: ``auto``, ``cpu`` or ``cuda``.
+        weights: file of the trunk's weights; only for a frozen trunk whose recipe names a file.
+
+    Returns:
+        the network in evaluation mode, with its preprocessing.
+
+    Raises:
+        MlbenchError: no record, its model was not kept or is of another result or damaged, or the
+            backbone or its weights cannot be had.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise MlbenchError(f"{path} is a folder; give the record of one run, a .json file in it")
+    record = store.load(path)
+    state = _load_state(path, record)
+    backbone = record.recipe.backbone
+    stored = any(name.startswith("trunk.") for name in state)
+    if weights is not None and (stored or backbone.weights in ("imagenet", "none")):
+        raise MlbenchError(f"{path}: its model needs no weights file; leave it out")
+    network = _build(record, None if weights is None else Path(weights), stored=stored)
+    _fill(path, network, state, trunk=stored)
+    place = resolve_device(device)
+    network.trunk.to(memory_format=torch.channels_last)
+    return Model(network, record).to(place)
+
+
+def _load_state(path: Path, record: RunRecord) -> State:
+    if has_none(record):
+        raise MlbenchError(f"{path}: a baseline or diverged run has no model; choose another run")
+    model = path.with_suffix(SUFFIXES[0])
+    mend = "make it with the command of the run and --keep-model"
+    if not model.is_file():
+        raise MlbenchError(f"{path}: its model was not kept; {mend}")
+    found = _kept_result(model)
+    if found is None:
+        raise MlbenchError(f"{model}: damaged, or not a model of mlbench; remove it and {mend}")
+    if found != _result_id(record):
+        raise MlbenchError(f"{model}: of another run than the record; remove it and {mend}")
+    return safetensors.torch.load_file(model)
+
+
+def _build(record: RunRecord, weights: Path | None, *, stored: bool) -> Embedder:
+    """Build the network; its trunk as it is stored or, if it is not, of the run's own weights."""
+    recipe, spec = record.recipe, record.recipe.backbone
+    factory = BACKBONES.get(spec.name).load()
+    if stored:
+        backbone = factory("none", None)
+    elif spec.weights not in ("imagenet", "none") and weights is None:
+        raise MlbenchError(
+            f"the trunk's weights are the file of SHA-256 {spec.weights[:12]}...; give its path "
+            "with --weights"
+        )
+    else:
+        backbone = factory(spec.weights, weights)
+    if not stored and backbone.weights_id != record.weights_id:
+        raise MlbenchError(
+            f"backbone '{spec.name}' has weights {backbone.weights_id} here, and those of the run "
+            f"are {record.weights_id}; install or give those"
+        )
+    trunk = Trunk(backbone, recipe.input, spec)
+    return Embedder(trunk, build_head(recipe.head, backbone.features))
+
+
+def _fill(path: Path, network: Embedder, state: State, *, trunk: bool) -> None:
+    """Put the stored tensors into the network, or into its head alone."""
+    wanted = _PREFIXES if trunk else _PREFIXES[1:]
+    own = {name: value for name, value in state.items() if name.startswith(wanted)}
+    rest = {} if trunk else {f"trunk.{k}": v for k, v in network.trunk.state_dict().items()}
+    try:
+        network.load_state_dict(rest | own)
+    except RuntimeError as error:
+        raise MlbenchError(
+            f"{path}: its model does not fit the backbone as it is defined here; use the versions "
+            "of mlbench and timm that the record names"
+        ) from error
