@@ -45,6 +45,8 @@ def mean_score(scores: Scores) -> float:
     """Return the mean of ``(Q,)`` scores; that of hits without turning them into numbers."""
     import numpy as np
 
+    if len(scores) == 1:
+        return float(scores[0])
     if scores.dtype == np.bool_:
         return np.count_nonzero(scores) / len(scores)
     return float(scores.mean(dtype=np.float64))
