@@ -30,7 +30,8 @@ def embed(
     outputs = []
     for start in range(0, len(source), batch_size):
         indices = np.arange(start, min(start + batch_size, len(source)))
-        outputs.append(network(source.test_batch(indices)).float().cpu())
+        # Fetched at the end: fetching each batch would make a GPU wait for the next one.
+        outputs.append(network(source.test_batch(indices)).float())
         if progress is not None:
             progress(int(indices[-1]) + 1, len(source))
-    return torch.cat(outputs)
+    return torch.cat([output.cpu() for output in outputs])
