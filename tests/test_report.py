@@ -594,7 +594,8 @@ def browser(text: str, study: Study) -> Iterator[Any]:
         pytest.skip("no chromium with chromedriver here (Debian: chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1000"):
+    still = "--force-prefers-reduced-motion"  # or clicks miss what still scrolls
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", still):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(driver)
@@ -630,8 +631,12 @@ def test_a_click_or_a_key_sorts_the_table(browser: Any) -> None:
 
 def near(browser: Any, selector: str) -> Any:
     """Scroll to a part that is made when it comes near, and wait for it."""
+    from selenium.webdriver import ActionChains
     from selenium.webdriver.support.ui import WebDriverWait
 
+    corner = ActionChains(browser).w3c_actions  # where the pointer is over no image
+    corner.pointer_action.move_to_location(1, 1)
+    corner.perform()
     part = browser.find_element("css selector", selector)
     browser.execute_script("arguments[0].scrollIntoView()", part)
     WebDriverWait(browser, 20).until(lambda _: part.find_element("class name", "status").text)

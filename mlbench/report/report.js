@@ -226,9 +226,13 @@ function makeMap(place) {
       if (event.target.index !== undefined) show(event.target.index);
     });
   }
-  for (const kind of ["pointerleave", "focusout"]) {
-    svg.addEventListener(kind, () => { card.hidden = true; });
-  }
+  svg.addEventListener("focusout", () => { card.hidden = true; });
+  // A page that scrolls under a resting pointer must not take away what a key has shown.
+  svg.addEventListener("pointerleave", () => {
+    const focused = document.activeElement.index;
+    if (svg.contains(document.activeElement) && focused !== undefined) show(focused);
+    else card.hidden = true;
+  });
   select.addEventListener("change", highlight);
   place.querySelectorAll("input").forEach((input) => input.addEventListener("change", update));
   update();
