@@ -101,7 +101,7 @@ def find(out: Path, spec: RunSpec, fingerprint: str, loss_source: str) -> RunRec
     return record
 
 
-def _set_aside(path: Path) -> None:
+def set_aside(path: Path) -> None:
     """Rename the record at ``path`` to ``.outdated``, or ``.damaged`` if it cannot be read."""
     try:
         load(path)
@@ -124,7 +124,7 @@ def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
     """
     path = record_path(out, record.spec)
     if path.exists():
-        _set_aside(path)
+        set_aside(path)
     if queries is not None:
         content, sha256 = _packed(queries)
         record = replace(record, queries_sha256=sha256)

@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from conftest import QUICK
 
+from mlbench import store
 from mlbench.cells import Outcome, label, with_baselines
 from mlbench.cli import main
 from mlbench.config import Plan, Request, make_plan
@@ -267,6 +268,9 @@ def test_ray_makes_the_same_records_and_a_lost_run_again(
             killed.append(event.where)
             os.kill(int(event.where.rpartition("/")[2]), signal.SIGKILL)
 
+    damaged = store.record_path(tmp_path / "out", plan.runs()[0])
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     crew = Ray(ExecutorOptions("ray"))
     try:
@@ -275,5 +279,6 @@ def test_ray_makes_the_same_records_and_a_lost_run_again(
         crew.stop()
         ray.shutdown()
     assert results(alone) == results(outcomes)
+    assert damaged.with_suffix(".damaged").read_text() == "{"
     assert [note for note in notes if note.startswith("softtriple seed 0: its process")] == notes
     assert len(notes) == 1

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from mlbench import checkpoint, store
+from mlbench import checkpoint, models, store
 from mlbench.cells import Outcome, failed, find_record, label
 from mlbench.claims import claim_file, run_claim
 from mlbench.errors import MlbenchError
@@ -37,7 +37,8 @@ from mlbench.spec import RunSpec
 _WAIT_SECONDS = 0.3
 # Less than the grace that interrupts.install leaves this process.
 _STOP_SECONDS = 3.0
-_SUFFIXES = (".npz", ".json")  # a record never lacks its per-query results: it comes last
+# A record never lacks its per-query results and its model: it comes last.
+_SUFFIXES = (".npz", *models.SUFFIXES, ".json")
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,10 @@ class Ray:
 
     def _keep(self, spec: RunSpec, delivery: _Delivery) -> Outcome:
         path = store.record_path(self._site.out, spec)
+        if path.suffix in delivery.files and path.exists():  # of other data, or damaged
+            store.set_aside(path)
+        if delivery.outcome.record is not None:
+            models.set_aside(path, delivery.outcome.record)
         for suffix in _SUFFIXES:
             if suffix in delivery.files:
                 with atomic_file(path.with_suffix(suffix)) as file:
