@@ -167,7 +167,7 @@ def _gain(before: Mapping[Path, RunRecord], after: Mapping[Path, RunRecord]) -> 
     import numpy as np
 
     old, new = (
-        {(r.seed, r.fold): query_scores(p, "R@1") for p, r in records.items()}
+        {(r.seed, r.fold): query_scores(p, "R@1", r.queries_sha256) for p, r in records.items()}
         for records in (before, after)
     )
     pairs = [(new[cell], old[cell]) for cell in new if cell in old]

@@ -94,6 +94,7 @@ def test_bare_words_are_strings() -> None:
         (["optimizer.name=adamm"], "not one of adam, adamw, rmsprop, sgd"),
         (["name=x"], "ambiguous; one of data.name"),
         (["softtriple.taux=1"], "did you mean tau"),
+        (["softtriple.margin=1e308"], "too large to train"),
         (["loss.nothing=1"], "unknown loss parameter 'nothing'"),
         (["epochs"], "expected key=value"),
         (["input.size=300"], "input.test_resize"),
