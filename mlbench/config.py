@@ -12,11 +12,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from mlbench.checking import build, check_value
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.paths import expanded
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
-from mlbench.spec import LossSpec, Recipe, RunSpec, build, check_value, recipe_keys
+from mlbench.spec import LossSpec, Recipe, RunSpec, recipe_keys
 
 DEFAULT_LOSSES = ("softtriple", "softmax_norm", "npairs", "triplet")
 OnBadImage = Literal["error", "skip"]

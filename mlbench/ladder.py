@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlbench.checking import build
 from mlbench.comparison import differences
 from mlbench.config import Plan
 from mlbench.errors import MlbenchError
-from mlbench.spec import LossSpec, Recipe, build
+from mlbench.spec import LossSpec, Recipe
 from mlbench.statistics import Difference, Estimate, estimate, paired_difference
 from mlbench.store import query_scores
 

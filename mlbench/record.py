@@ -11,11 +11,12 @@ from typing import Any, Literal, get_type_hints
 
 import msgspec
 
+from mlbench.checking import build, check_value
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
 from mlbench.migrations import migrate
 from mlbench.provenance import Provenance
-from mlbench.spec import LossSpec, Natural, Recipe, RunSpec, build, check_value
+from mlbench.spec import LossSpec, Natural, Recipe, RunSpec
 
 PROTOCOL_VERSION = 1
 

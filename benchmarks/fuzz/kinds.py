@@ -29,6 +29,7 @@ from fuzz.runs import run
 from PIL import Image
 
 from mlbench import store
+from mlbench.checking import build
 from mlbench.cli.embeddings import _measure as measure
 from mlbench.comparison import compare
 from mlbench.config import Request, load_recipe, make_plan, parse_setting, recipe_names, recipe_text
@@ -40,7 +41,7 @@ from mlbench.interfaces import Dataset
 from mlbench.metrics import evaluate, evaluate_queries
 from mlbench.record import RunRecord, dump, sha256
 from mlbench.screening import check_dataset
-from mlbench.spec import Recipe, RunSpec, build
+from mlbench.spec import Recipe, RunSpec
 from mlbench.table import render
 
 
