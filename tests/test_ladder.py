@@ -71,7 +71,7 @@ def test_what_cannot_run_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
     results = climb(rungs, run)
     assert len(results) == len(rungs)
     assert results[-1].problem == "no weights here"
-    assert results[0].problem == "every run diverged"
+    assert results[0].problem == "every run failed"
     waterfall(results, tmp_path / "w.png", "title")
     with pytest.raises(MlbenchError, match="cannot write the picture"):
         waterfall(results, tmp_path / "w.nonsense", "title")
