@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def read_state(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about the pickles that it then refuses
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise MlbenchError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # the readers promise no particular exceptions for foreign bytes
