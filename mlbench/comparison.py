@@ -64,6 +64,7 @@ class Comparison:
         rows: baselines first, then losses in alphabetical order.
         stamp: what a reader must know to judge the figures, a line each.
         differences: fields in which it differs from the first comparison of the folder.
+        unbeaten: the baseline with the best R@1, unless a trained row is shown to exceed it.
     """
 
     title: str
@@ -75,6 +76,7 @@ class Comparison:
     rows: tuple[Row, ...]
     stamp: tuple[str, ...]
     differences: tuple[str, ...] = ()
+    unbeaten: str | None = None
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -163,6 +165,7 @@ def _comparison(records: Mapping[Path, RunRecord]) -> Comparison:
         metrics=metrics,
         rows=_judged(rows, groups, metrics),
         stamp=_stamp(values),
+        unbeaten=_unbeaten(rows, groups),
     )
 
 
@@ -225,6 +228,25 @@ def _judged(
                 tied=row.tied | {metric} if label in tied else row.tied,
             )
     return tuple(_with_notes(judged[row.label], groups[row.label], budget) for row in rows)
+
+
+def _unbeaten(rows: list[Row], groups: Mapping[str, Mapping[Path, RunRecord]]) -> str | None:
+    """Return the best baseline in R@1, unless the best trained row is shown to exceed it.
+
+    It is compared along with all trained rows, as the best of many is so by chance as well.
+    """
+    measured = [row for row in rows if row.runs]
+    baselines = [row for row in measured if row.baseline]
+    if not baselines or len(baselines) == len(measured):
+        return None
+    floor = max(baselines, key=lambda row: row.estimates["R@1"].mean).label
+    entered = [row.label for row in measured if not row.baseline or row.label == floor]
+    queries = _queries(record for label in entered for record in groups[label].items())
+    scores = {label: _scores(groups[label], "R@1", queries) for label in entered}
+    best, behind, tied = compare_all(scores)
+    shown = best != floor and floor not in tied
+    unknown = best != floor and floor not in behind  # runs on folds are not of a baseline's seeds
+    return None if shown or unknown else floor
 
 
 def _with_notes(row: Row, records: Mapping[Path, RunRecord], budget: set[int]) -> Row:

@@ -7,11 +7,12 @@ import html
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from mlbench.advice import advise
 from mlbench.comparison import Comparison, Row
 from mlbench.errors import printable
 from mlbench.escaping import escape_csv, escape_latex, escape_markdown
@@ -43,12 +44,14 @@ class Sheet:
         header: of its columns, the first one the loss.
         lines: of its body.
         notes: footnotes, then the stamp.
+        advice: what to make of it, in a sentence, for the formats read on the spot; may be "".
     """
 
     title: str
     header: tuple[str, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    advice: str = ""
 
 
 def sheet(comparison: Comparison) -> Sheet:
@@ -73,6 +76,7 @@ def sheet(comparison: Comparison) -> Sheet:
             + ("" if several else "; one seed: the noise between seeds is unknown"),
             *comparison.stamp,
         ),
+        advice=advise(comparison),
     )
 
 
@@ -190,7 +194,7 @@ def to_text(sheets: Sequence[Sheet], width: int = 120) -> str:
             )
             for line in each.lines
         )
-        print_sheet(console, Sheet(each.title, each.header, starred, ("*: bold", *each.notes)))
+        print_sheet(console, replace(each, lines=starred, notes=("*: bold", *each.notes)))
         console.print()
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

@@ -29,6 +29,8 @@ def print_sheet(console: Console, given: Sheet) -> None:
         _print_grid(console, given, title)
     for note in given.notes:
         console.print(Text(printable(note), style="dim"))
+    if given.advice:
+        console.print(Text(printable(given.advice)))
 
 
 def _least_width(given: Sheet) -> int:
