@@ -191,7 +191,7 @@ class Model(nn.Module):
         """
         if isinstance(images, str | PathLike | Image.Image):
             raise MlbenchError("embed() takes a list of images, even of one")
-        found = embed_images(self, _image_set(list(images)))
+        found = embed_images(self, image_set(list(images)))
         if found.bad:
             raise MlbenchError(next(iter(found.bad.values())))
         return found.embeddings
@@ -247,7 +247,8 @@ def _center(image: ImageArray, size: int) -> ImageArray:
     return image[top : top + size, left : left + size]
 
 
-def _image_set(pictures: Sequence[Picture]) -> ImageSet:
+def image_set(pictures: Sequence[Picture]) -> ImageSet:
+    """Return images as ``embed_images`` takes them; they are read when it comes to them."""
     named = enumerate(pictures)
     names = (fspath(p) if isinstance(p, str | PathLike) else f"number {i}" for i, p in named)
     labels = np.zeros(len(pictures), np.int64)

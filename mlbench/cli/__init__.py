@@ -13,6 +13,7 @@ from mlbench.cli.catalogue import check, list_, show
 from mlbench.cli.checks import env, verify
 from mlbench.cli.data import data
 from mlbench.cli.embeddings import evaluate
+from mlbench.cli.models import COMMANDS as MODEL_COMMANDS
 from mlbench.cli.report import report
 from mlbench.cli.runs import ablate, run, tune
 from mlbench.cli.tables import diff, table
@@ -49,6 +50,7 @@ for _command in (
     verify,
     env,
     evaluate,
+    *MODEL_COMMANDS,
 ):
     main.add_command(_command)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,20 @@ def report_failures(failed: Sequence[Outcome]) -> None:
         click.echo(f"FAILED {label(outcome.spec)}: {printable(outcome.problem)}", err=True)
     if failed:
         sys.exit(1)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar on standard error while something runs, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("loading", total=None)
+        yield lambda phase, done, total: bars.update(
+            task, description=phase, completed=done, total=total
+        )
 
 
 def print_list(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mlbench.cli._common import print_list
+from mlbench.cli._common import print_list, progress_bar
 from mlbench.errors import printable
 
 if TYPE_CHECKING:
@@ -48,24 +46,10 @@ def verify(record: Path, data_root: Path | None, weights: Path | None, device: s
     from mlbench.verify import files_for, verify
 
     files = files_for(known, data_root, weights)
-    with _progress() as report:
+    with progress_bar() as report:
         done = verify(known, files, resolve_device(device), report)
     _print_verification(done)
     sys.exit(0 if done.identical else 1)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show one bar on standard error while something runs, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("loading", total=None)
-        yield lambda phase, done, total: bars.update(
-            task, description=phase, completed=done, total=total
-        )
 
 
 def _print_verification(done: Verification) -> None:

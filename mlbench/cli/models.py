@@ -1,0 +1,233 @@
+"""Commands that use trained models: export, embed, index, search."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from mlbench.cli._common import print_list, progress_bar
+from mlbench.cli._streams import write
+from mlbench.errors import first_few, printable
+
+if TYPE_CHECKING:
+    from mlbench.models import Model
+    from mlbench.search import Answer, EmbeddedFolder
+
+_run = click.argument("run", type=click.Path(path_type=Path))
+_weights = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="File of the trunk's weights, if the trunk is frozen and its recipe names a file.",
+)
+_device = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+_folder = click.argument("folder", type=click.Path(path_type=Path))
+_on_bad_image = click.option(
+    "--on-bad-image",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="Stop and name the images that cannot be read, or leave them out.",
+)
+
+
+def _output(**settings: str | bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    kind = click.Path(path_type=Path, dir_okay=False)
+    return click.option("--output", "-o", type=kind, help="The file to write.", **settings)  # type: ignore[arg-type]
+
+
+@click.command()
+@_run
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["onnx", "pt2", "safetensors"]),
+    required=True,
+    help="ONNX; torch.export; or the tensors of the network.",
+)
+@_output(required=True)
+@_weights
+def export(
+    run: Path, form: Literal["onnx", "pt2", "safetensors"], output: Path, weights: Path | None
+) -> None:
+    """Write the model of RUN, a record made with --keep-model, for other programs.
+
+    The network maps uint8 RGB crops (B, 3, size, size) to unit-length embeddings (B, D), for any B;
+    the normalisation of pixels is part of it. What was written is run and compared with the
+    original: where an entry differs by more than 1e-4, there is no file and the exit code is 1.
+    """
+    from mlbench.export import TOLERANCE, export
+    from mlbench.models import load_model
+    from mlbench.paths import atomic_file
+
+    with progress_bar() as report:
+        model = load_model(run, device="cpu", weights=weights)
+        report(f"exporting as {form}", 0, 0)
+        exported = export(model, form)
+    click.echo(f"largest difference to the original: {exported.difference:.2g}", err=True)
+    if not exported.faithful:
+        click.echo(f"Error: above {TOLERANCE:g}; {output} is not written", err=True)
+        sys.exit(1)
+    with atomic_file(output) as file:
+        file.write(exported.content)
+    megabytes = len(exported.content) / 1e6
+    click.echo(
+        f"{output}: {megabytes:.1f} MB; input uint8 RGB (B, 3, {model.size}, {model.size}), the "
+        f"centre of an image whose shorter side is {model.resize}",
+        err=True,
+    )
+
+
+@click.command()
+@_run
+@_folder
+@_output(default="embeddings.npz", show_default=True)
+@_on_bad_image
+@_device
+@_weights
+def embed(
+    run: Path, folder: Path, output: Path, on_bad_image: str, device: str, weights: Path | None
+) -> None:
+    """Embed all images below FOLDER with the model of RUN, a record made with --keep-model.
+
+    Writes a NumPy .npz: embeddings, float32 (N, D) of unit length; paths (N,), relative to FOLDER;
+    and, if every image lies in a folder in FOLDER, the names of those folders as labels (N,), so
+    that `mlbench eval` reads it.
+    """
+    from mlbench.search import save_embeddings
+
+    _, embedded = _embedded(run, folder, on_bad_image, device, weights)
+    save_embeddings(embedded, output)
+    labels = "" if embedded.labels is None else f", {len(set(embedded.labels))} classes"
+    click.echo(f"{output}: {len(embedded.paths):,} images{labels}", err=True)
+
+
+def _embedded(
+    run: Path, folder: Path, on_bad_image: str, device: str, weights: Path | None
+) -> tuple[Model, EmbeddedFolder]:
+    from mlbench.images import BadImagesError
+    from mlbench.models import load_model
+    from mlbench.search import embed_folder
+
+    with progress_bar() as report:
+        model = load_model(run, device=device, weights=weights)
+        embedded = embed_folder(
+            model, folder, lambda done, total: report("embedding images", done, total)
+        )
+    if embedded.bad and on_bad_image == "error":
+        raise BadImagesError(embedded.bad)
+    if embedded.bad:
+        click.echo(f"Warning: left out {len(embedded.bad)}: {_some(embedded.bad)}", err=True)
+    return model, embedded
+
+
+def _some(items: Sequence[str]) -> str:
+    return printable(first_few(items, "; "))
+
+
+@click.command()
+@_run
+@_folder
+@_output()
+@_on_bad_image
+@_device
+@_weights
+def index(
+    run: Path,
+    folder: Path,
+    output: Path | None,
+    on_bad_image: str,
+    device: str,
+    weights: Path | None,
+) -> None:
+    """Embed all images below FOLDER for `mlbench search`.
+
+    RUN is a record made with --keep-model. Without -o the index lies beside it, where a search with
+    RUN finds it.
+    """
+    from mlbench.search import default_index, make_index, save_index
+
+    output = output or default_index(run)
+    _, embedded = _embedded(run, folder, on_bad_image, device, weights)
+    save_index(make_index(embedded, run), output)
+    click.echo(f"{output}: {len(embedded.paths):,} images", err=True)
+
+
+@click.command()
+@click.argument("source", metavar="RUN|INDEX", type=click.Path(path_type=Path))
+@click.argument(
+    "queries", metavar="QUERY...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option("--top", type=click.IntRange(1), default=10, show_default=True)
+@click.option(
+    "--html",
+    "sheet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write a sheet of pictures.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_device
+@_weights
+def search(
+    source: Path,
+    queries: tuple[Path, ...],
+    top: int,
+    sheet: Path | None,
+    as_json: bool,
+    device: str,
+    weights: Path | None,
+) -> None:
+    """Print the images of an index that are most similar to each QUERY, a file or a folder.
+
+    Similarity is the cosine of embeddings; the search is exact. Images that were changed or are
+    gone since they were indexed are named.
+    """
+    from mlbench.models import load_model
+    from mlbench.search import open_index, query_files, search
+
+    with progress_bar() as report:
+        found = open_index(source)
+        files = query_files(queries)
+        model = load_model(found.run, device=device, weights=weights)
+        answers = search(
+            model, found, files, top, lambda done, total: report("embedding queries", done, total)
+        )
+    for state in ("changed", "gone"):
+        paths = found.in_state(state)
+        if paths:
+            count = f"{len(paths):,} of {len(found.paths):,}"
+            click.echo(f"Warning: {state} since indexed: {count}: {_some(paths)}", err=True)
+    if sheet is not None:
+        from mlbench.report.search import write_sheet
+
+        write_sheet(answers, found, sheet)
+        click.echo(f"{sheet}: {sheet.stat().st_size / 1e6:.1f} MB", err=True)
+    if as_json:
+        write(json.dumps([_table(answer, found.root) for answer in answers], indent=1) + "\n")
+    else:
+        _print_answers(answers, found.root)
+
+
+def _table(answer: Answer, root: Path) -> dict[str, Any]:
+    hits = [{**asdict(hit), "path": str(root / hit.path)} for hit in answer.hits]
+    return {"query": str(answer.query), "results": hits}
+
+
+def _print_answers(answers: Sequence[Answer], root: Path) -> None:
+    for answer in answers:
+        click.echo(printable(f"{answer.query}, in {root}:"))
+        rows = [
+            (str(rank), f"{hit.similarity:.4f}", hit.path, "" if hit.state == "same" else hit.state)
+            for rank, hit in enumerate(answer.hits, 1)
+        ]
+        print_list(("", "similarity", "image", ""), rows, [])
+
+
+COMMANDS = (export, embed, index, search)

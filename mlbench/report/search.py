@@ -1,0 +1,83 @@
+"""The picture sheet of a search: queries and what was found, as one HTML file without a script."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from mlbench.models import image_set
+from mlbench.paths import atomic_file
+from mlbench.report.thumbnails import encoded
+from mlbench.search import Answer, Index
+
+QUERIES = 100
+"""The most queries of a sheet."""
+
+
+def write_sheet(answers: Sequence[Answer], index: Index, output: Path) -> None:
+    """Write the answers to the first ``QUERIES`` queries as one HTML file with their pictures.
+
+    Args:
+        answers: of a search.
+        index: that was searched.
+        output: the file, replaced if it exists.
+
+    Raises:
+        MlbenchError: it cannot be written.
+    """
+    page = _template().render(
+        answers=[_shown(answer, index) for answer in answers[:QUERIES]],
+        asked=len(answers),
+        root=str(index.root),
+        images=len(index.paths),
+        run=index.run.name,
+        css=Markup(resources.files("mlbench.report").joinpath("report.css").read_text("utf-8")),
+    )
+    with atomic_file(output) as file:
+        # A file name may hold bytes that are no text.
+        file.write(page.encode("utf-8", "replace"))
+
+
+def _shown(answer: Answer, index: Index) -> dict[str, Any]:
+    return {
+        "query": str(answer.query),
+        "picture": _picture(answer.query),
+        "hits": [
+            {
+                "path": hit.path,
+                "similarity": f"{hit.similarity:.3f}",
+                "state": "" if hit.state == "same" else hit.state,
+                "picture": _picture(index.root / hit.path),
+            }
+            for hit in answer.hits
+        ],
+    }
+
+
+@functools.lru_cache(maxsize=10_000)
+def _picture(path: Path) -> str:
+    return encoded(image_set([path]), 0)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mlbench.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = _breakable
+    return environment.get_template("search.html.jinja")
+
+
+def _breakable(path: str) -> Markup:
+    """Let long names break at their joints; what they hold is escaped."""
+    return Markup("<wbr>").join(re.split(r"(?<=[/_.-])", path))
