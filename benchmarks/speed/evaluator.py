@@ -1,35 +1,34 @@
-"""CPU seconds and memory of mlbench's evaluator beside those of other tools.
+"""CPU and wall seconds and memory of mlbench's evaluator and k-means beside those of other tools.
 
-    python benchmarks/speed/evaluator.py [--sop] [--json PATH]
+    python benchmarks/speed/evaluator.py [--sop] [--threads N] [--quick] [--json PATH]
 
-Compared on random clustered unit embeddings of the shape of CUB's test set (or SOP's): mlbench,
-pytorch-metric-learning's AccuracyCalculator, and the naive N x N argsort; then k-means against
-scikit-learn's. Times are taken in alternation within one process, memory in one process per tool.
+Random clustered unit embeddings of the shape of CUB's test set, with ``--sop`` of SOP's too (half
+an hour): mlbench, pytorch-metric-learning's AccuracyCalculator, and the N x N argsort of
+SoftTriple's authors; then k-means beside scikit-learn's. Times are taken in alternation within one
+process, memory in one process per tool.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from _measure import Seconds, Spread, arguments, finish, ratio, show, take_turns
 from torch import Tensor
 
 OURS = "mlbench"
 METRICS = ("R@1", "R-Precision", "MAP@R")
+RESTARTS = 10
 Values = dict[str, float]
 Tool = Callable[[Tensor, Tensor], Values]
 
@@ -40,32 +39,43 @@ class Shape:
 
     name: str
     images: int
+    dim: int
     classes: int
     tools: tuple[str, ...]
-    repeats: int
+    rounds: int
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of all similarities."""
+        return 2.0 * self.images**2 * self.dim
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of all similarities, written once and read once."""
+        return 8.0 * self.images**2
 
 
-CUB = Shape("CUB", 5924, 100, (OURS, "calculator", "argsort"), 5)
-SOP = Shape("SOP", 60502, 11316, (OURS, "calculator"), 2)
-SHAPES = {shape.name: shape for shape in (CUB, SOP)}
-RESTARTS = 10
+CUB = Shape("CUB", 5924, 64, 100, (OURS, "calculator", "argsort"), 5)
+SOP64 = Shape("SOP64", 60502, 64, 11316, (OURS, "calculator"), 3)
+SOP512 = Shape("SOP512", 60502, 512, 11316, (OURS, "calculator"), 2)
+SHAPES = {shape.name: shape for shape in (CUB, SOP64, SOP512)}
 
 
 def make_data(shape: Shape) -> tuple[Tensor, Tensor]:
-    """Return unit embeddings ``(N, 64)`` around one centre a class, and labels ``(N,)``."""
+    """Return unit embeddings ``(N, D)`` around one centre a class, and labels ``(N,)``."""
     generator = torch.Generator().manual_seed(0)
     rest = torch.randint(shape.classes, (shape.images - 2 * shape.classes,), generator=generator)
     labels = torch.cat((torch.arange(shape.classes).repeat(2), rest))
-    centers = torch.nn.functional.normalize(torch.randn(shape.classes, 64, generator=generator))
-    noise = 0.15 * torch.randn(shape.images, 64, generator=generator)
-    return torch.nn.functional.normalize(centers[labels] + noise), labels
+    centers = torch.randn(shape.classes, shape.dim, generator=generator)
+    noise = torch.randn(shape.images, shape.dim, generator=generator)
+    rows = torch.nn.functional.normalize(centers)[labels] + 1.2 / math.sqrt(shape.dim) * noise
+    return torch.nn.functional.normalize(rows), labels
 
 
 def load_tool(name: str) -> Tool:
     """Import a tool and return what computes R@1, R-Precision and MAP@R with it."""
-    return {OURS: _load_mlbench, "calculator": _load_calculator, "argsort": lambda: _argsort}[
-        name
-    ]()
+    load = {OURS: _load_mlbench, "calculator": _load_calculator, "argsort": lambda: _argsort}
+    return load[name]()
 
 
 def _load_mlbench() -> Tool:
@@ -107,26 +117,44 @@ def _argsort(embeddings: Tensor, labels: Tensor) -> Values:
     }
 
 
-def cpu_seconds(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the CPU time of a call, over all threads, and its result."""
-    start = time.process_time()
-    result = run()
-    return time.process_time() - start, result
+def alternate(tools: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Seconds]:
+    """Return CPU seconds (of all threads) and wall seconds of tools that take turns."""
+    cpu: Seconds = {name: [] for name in tools}
+
+    def timed(name: str, tool: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            started = time.process_time()
+            tool()
+            cpu[name].append(time.process_time() - started)
+
+        return run
+
+    turns = {name: timed(name, tool) for name, tool in tools.items()}
+    return {"wall": take_turns(turns, rounds, warmup=0), "cpu": cpu}
 
 
-def time_tools(shape: Shape) -> dict[str, Any]:
-    """Time the tools in alternation after one unmeasured round on a tenth of the data."""
+def gemm_limit() -> float:
+    """Return the floating-point operations per CPU second of a large product, at its best."""
+    a, b = torch.randn(2, 2048, 2048)
+    out = torch.empty(2048, 2048)
+    torch.mm(a, b, out=out)
+    seconds = alternate({"gemm": lambda: torch.mm(a, b, out=out)}, 10)["cpu"]["gemm"]
+    return 2 * 2048.0**3 / min(seconds)
+
+
+def time_tools(shape: Shape, rounds: int) -> dict[str, Any]:
+    """Time the evaluators after one round on a tenth of the data that is not measured."""
     embeddings, labels = make_data(shape)
-    tools = {name: load_tool(name) for name in shape.tools}
-    for tool in tools.values():
-        tool(embeddings[::10].contiguous(), labels[::10])
-    seconds: dict[str, list[float]] = {name: [] for name in tools}
+    loaded = {name: load_tool(name) for name in shape.tools}
     values: dict[str, Values] = {}
-    for _ in range(shape.repeats):
-        for name, tool in tools.items():
-            spent, values[name] = cpu_seconds(lambda tool=tool: tool(embeddings, labels))
-            seconds[name].append(spent)
-    return {"seconds": seconds, "values": values}
+
+    def turn(name: str) -> None:
+        values[name] = loaded[name](embeddings, labels)
+
+    for tool in loaded.values():
+        tool(embeddings[::10].contiguous(), labels[::10])
+    tools = {name: lambda name=name: turn(name) for name in loaded}
+    return {**alternate(tools, rounds), "values": values, "gemm_flops": gemm_limit()}
 
 
 def measure_memory(shape: Shape, name: str) -> dict[str, float]:
@@ -140,107 +168,142 @@ def measure_memory(shape: Shape, name: str) -> dict[str, float]:
     return {"gigabytes": (after - before) * 1024 / 1e9}
 
 
-def time_kmeans(shape: Shape) -> dict[str, Any]:
-    """Time ten restarts of each k-means in alternation; inertia is the mean per restart."""
+def time_kmeans(shape: Shape, rounds: int) -> dict[str, Any]:
+    """Time ten restarts of each k-means; then take the inertia of single restarts of both."""
     from sklearn.cluster import KMeans
 
     from mlbench.kmeans import kmeans
 
     points = make_data(shape)[0]
     array = points.numpy()
-
-    def ours(seed: int) -> list[float]:
-        return [r.inertia for r in kmeans(points, shape.classes, restarts=RESTARTS, seed=seed)]
-
-    def sklearn(seed: int) -> list[float]:
-        states = range(seed * RESTARTS, (seed + 1) * RESTARTS)
-        runs = [KMeans(shape.classes, random_state=state).fit(array) for state in states]
-        return [cast(float, run.inertia_) for run in runs]
-
-    tools = {OURS: ours, "sklearn": sklearn}
-    seconds: dict[str, list[float]] = {name: [] for name in tools}
-    inertia: dict[str, list[float]] = {name: [] for name in tools}
-    for seed in range(shape.repeats):
-        for name, tool in tools.items():
-            spent, found = cpu_seconds(lambda tool=tool, seed=seed: tool(seed))
-            seconds[name].append(spent)
-            inertia[name] += found
-    means = {name: {"mean inertia": statistics.fmean(found)} for name, found in inertia.items()}
-    return {"seconds": seconds, "values": means}
-
-
-def in_subprocess(shape: Shape, job: str, threads: int) -> dict[str, Any]:
-    """Run one measurement in a fresh process whose libraries all use ``threads`` threads."""
-    command = [sys.executable, __file__, "--job", job, "--shape", shape.name]
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = os.environ | dict.fromkeys(names, str(threads))
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    kmeans(points[::10], shape.classes)
+    KMeans(shape.classes).fit(array[::10])
+    ten: dict[str, Any] = {"n_init": RESTARTS}  # typed as a string there
+    tools = {
+        OURS: lambda: kmeans(points, shape.classes, restarts=RESTARTS),
+        "sklearn": lambda: KMeans(shape.classes, **ten, random_state=0).fit(array),
+    }
+    taken = alternate(tools, rounds)
+    count = rounds * RESTARTS
+    ours = kmeans(points, shape.classes, restarts=count)
+    theirs = [KMeans(shape.classes, random_state=seed).fit(array) for seed in range(count)]
+    inertia = {
+        OURS: [run.inertia for run in ours],
+        "sklearn": [cast(float, run.inertia_) for run in theirs],
+    }
+    iterations = statistics.fmean(run.iterations for run in ours)
+    flops = RESTARTS * kmeans_flops(shape, iterations)
+    return {**taken, "inertia": inertia, "flops": flops, "gemm_flops": gemm_limit()}
 
 
-def run_job(shape: Shape, job: str) -> dict[str, Any]:
+def kmeans_flops(shape: Shape, iterations: float) -> float:
+    """Return the operations of a restart if every iteration compared all points and centres."""
+    trials = 2 + int(math.log(shape.classes))
+    columns = shape.classes * (trials + iterations)
+    return 2.0 * shape.images * shape.dim * columns
+
+
+def run_job(shape: Shape, job: str, quick: bool) -> dict[str, Any]:
     """Do one measurement: ``time``, ``kmeans``, or ``memory:TOOL``."""
     kind, _, tool = job.partition(":")
     if kind == "memory":
         return measure_memory(shape, tool)
-    return {"time": time_tools, "kmeans": time_kmeans}[kind](shape)
+    rounds = 1 if quick else shape.rounds
+    return {"time": time_tools, "kmeans": time_kmeans}[kind](shape, rounds)
 
 
-def ratios(seconds: dict[str, list[float]], name: str) -> str:
-    """Return "median (min-max)" of another tool's CPU time over ours, round by round."""
-    rounds = [other / own for other, own in zip(seconds[name], seconds[OURS], strict=True)]
-    return f"{statistics.median(rounds):.2f} ({min(rounds):.2f}-{max(rounds):.2f})"
+def in_subprocess(shape: Shape, job: str, threads: int, quick: bool) -> dict[str, Any]:
+    """Run one measurement in a fresh process whose libraries all use ``threads`` threads."""
+    command = [sys.executable, __file__, "--job", job, "--shape", shape.name]
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    # Threads that wait by spinning would count as CPU time that a tool needs.
+    environment = os.environ | dict.fromkeys(names, str(threads)) | {"OMP_WAIT_POLICY": "passive"}
+    command += ["--quick"] * quick
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def print_table(title: str, result: dict[str, Any]) -> None:
-    """Print one row per tool."""
-    names = list(next(iter(result["values"].values())))
-    table = Table("tool", "CPU s", "CPU s / ours", "GB above inputs", *names, title=title)
-    for name, spent in result["seconds"].items():
-        memory = result.get("gigabytes", {}).get(name)
-        table.add_row(
-            name,
-            f"{statistics.median(spent):.2f}",
-            ratios(result["seconds"], name),
-            "" if memory is None else f"{memory:.2f}",
-            *(f"{result['values'][name][metric]:.6f}" for metric in names),
-        )
-    Console(width=120).print(table)
+def columns(result: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Return a tool's seconds, and the ratios of its seconds to ours round by round."""
+    return (
+        *(f"{Spread.of(result[clock][name]).median:.3f}" for clock in ("cpu", "wall")),
+        *(str(ratio(result[clock], name, OURS)) for clock in ("cpu", "wall")),
+    )
 
 
-def benchmark(shape: Shape, threads: int) -> dict[str, Any]:
-    """Measure the evaluators on one shape, and k-means too on the small one."""
-    result = in_subprocess(shape, "time", threads)
+TIMES = ("tool", "CPU s", "wall s", "CPU / ours", "wall / ours")
+
+
+def work(flops: float, result: Mapping[str, Any]) -> str:
+    """Return what was counted and how much of the machine's product rate that is."""
+    seconds = Spread.of(result["cpu"][OURS]).median
+    limit = result["gemm_flops"]
+    return (
+        f"{OURS}: {flops / 1e9:.1f} GFLOP counted, {flops / seconds / 1e9:.0f} GFLOP per CPU s, "
+        f"{flops / seconds / limit:.0%} of a 2048-cube product's {limit / 1e9:.0f}"
+    )
+
+
+def benchmark(shape: Shape, threads: int, quick: bool) -> dict[str, Any]:
+    """Measure the evaluators on one shape."""
+    result = in_subprocess(shape, "time", threads, quick)
     result["gigabytes"] = {
-        name: in_subprocess(shape, f"memory:{name}", threads)["gigabytes"] for name in shape.tools
+        name: in_subprocess(shape, f"memory:{name}", threads, quick)["gigabytes"]
+        for name in shape.tools
     }
-    print_table(f"{shape.name}: {shape.images} x 64, {shape.classes} classes", result)
-    report = {"shape": asdict(shape), "evaluators": result}
-    if shape is CUB:
-        report["kmeans"] = in_subprocess(shape, "kmeans", threads)
-        print_table(f"k-means, {RESTARTS} restarts, {shape.classes} clusters", report["kmeans"])
-    return report
+    rows = [
+        (
+            name,
+            *columns(result, name),
+            f"{result['gigabytes'][name]:.2f}",
+            *(f"{result['values'][name][metric]:.6f}" for metric in METRICS),
+        )
+        for name in shape.tools
+    ]
+    title = (
+        f"{shape.name}: {shape.images} x {shape.dim}, {shape.classes} classes, {threads} threads"
+    )
+    show(title, (*TIMES, "GB above inputs", *METRICS), rows)
+    print(work(shape.flops, result) + f"; {shape.bytes / 1e9:.2f} GB of similarities\n")
+    return {"shape": asdict(shape), **result}
+
+
+def benchmark_kmeans(shape: Shape, threads: int, quick: bool) -> dict[str, Any]:
+    """Measure k-means on one shape."""
+    result = in_subprocess(shape, "kmeans", threads, quick)
+    rows = [
+        (name, *columns(result, name), _mean_and_error(result["inertia"][name]))
+        for name in (OURS, "sklearn")
+    ]
+    title = f"k-means, {RESTARTS} restarts, {shape.images} x {shape.dim}, {shape.classes} clusters"
+    show(title, (*TIMES, "inertia of a restart"), rows)
+    print(work(result["flops"], result) + " (as if every iteration compared all)\n")
+    return {"shape": asdict(shape), **result}
+
+
+def _mean_and_error(values: list[float]) -> str:
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.fmean(values):.2f} ± {error:.2f} (s.e., n = {len(values)})"
 
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--sop", action="store_true", help="SOP's shape as well (minutes)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each library")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures there")
-    parser.add_argument("--job", help=argparse.SUPPRESS)
-    parser.add_argument("--shape", choices=SHAPES, help=argparse.SUPPRESS)
+    parser = arguments(__doc__)
+    parser.add_argument("--sop", action="store_true", help="SOP's shape as well (half an hour)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each library")
+    parser.add_argument("--job", help="used by the benchmark itself")
+    parser.add_argument("--shape", choices=SHAPES, help="used by the benchmark itself")
     options = parser.parse_args()
     if options.job:
-        print(json.dumps(run_job(SHAPES[options.shape], options.job)))
+        print(json.dumps(run_job(SHAPES[options.shape], options.job, options.quick)))
         return
-    shapes = [
-        benchmark(shape, options.threads) for shape in ((CUB, SOP) if options.sop else (CUB,))
-    ]
-    system = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-    if options.json:
-        report = {"system": system, "threads": options.threads, "shapes": shapes}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    shapes = (CUB, SOP64, SOP512) if options.sop else (CUB,)
+    figures = {
+        "threads": options.threads,
+        "evaluators": [benchmark(shape, options.threads, options.quick) for shape in shapes],
+        "kmeans": benchmark_kmeans(CUB, options.threads, options.quick),
+    }
+    finish(figures, options.json)
 
 
 if __name__ == "__main__":
