@@ -16,7 +16,10 @@ from torchvision import transforms
 import mlbench
 from mlbench import store
 from mlbench.cli import main
+from mlbench.config import Request, make_plan
 from mlbench.errors import MlbenchError
+from mlbench.executors import ray
+from mlbench.executors.crew import Maker, Site
 from mlbench.metrics import evaluate
 from mlbench.models import SUFFIXES
 from mlbench.record import RunRecord
@@ -137,11 +140,25 @@ def test_a_run_without_its_model_is_made_again_with_the_same_result(
     assert "not kept" not in third.stderr
 
 
-def test_models_come_from_other_processes_too(photos: Path, tmp_path: Path) -> None:
-    result = run_command(photos, tmp_path / "out", "--keep-model", "--jobs=2")
-    assert result.exit_code == 0, result.output
-    (path,) = (tmp_path / "out").rglob("triplet*.json")
-    assert mlbench.load_model(path, device="cpu").dim == 8
+def test_models_come_from_workers_too(photos: Path, tmp_path: Path) -> None:
+    plan = make_plan(
+        Request(
+            losses=("triplet",),
+            dataset=f"folder:{photos}",
+            settings=tuple(QUICK.items()),
+            keep_model=True,
+        )
+    )
+    out = tmp_path / "out"
+    (spec,) = plan.runs()
+    made = Maker("worker", lambda _: None).make(spec, Site(plan.files, "cpu", out, out))
+    assert made is not None
+    sent = ray._files(made.path)
+    assert list(sent) == [".npz", ".safetensors", ".embeddings.npy", ".json"], "the record is last"
+    elsewhere = tmp_path / made.path.name
+    for suffix, content in sent.items():
+        elsewhere.with_suffix(suffix).write_bytes(content)
+    assert mlbench.load_model(elsewhere, device="cpu").dim == 8
 
 
 def test_a_model_of_another_result_is_refused_and_set_aside(photos: Path, tmp_path: Path) -> None:
