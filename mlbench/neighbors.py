@@ -11,6 +11,7 @@ against the whole gallery instead, so the answer never depends on hardware, bloc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,7 +25,6 @@ from mlbench.errors import MlbenchError
 Vectors = Tensor | npt.ArrayLike
 
 SLACK = 4
-CHUNK = 32
 MAX_BLOCK = 512
 # Candidates that are ranked in float64 at a time: a processor's cache should hold them.
 PART_ELEMENTS = 2**19
@@ -187,7 +187,9 @@ class _Search:
         self._scores = self._maxima = gallery.new_empty(0)
         self._keep = k + SLACK + exclude_self
         self._shortlists = 4 * self._keep < size
-        self._chunked = size // CHUNK + self._keep * CHUNK < size // 4
+        # Fewer chunks make finding them cheaper, and their rows dearer, of which `keep` chunks are
+        # gathered; a gathered row costs about twice as much as a maximum.
+        self._chunk = math.isqrt(size // (2 * self._keep))
         # Rounding of a D-term float32 dot product of unit vectors, in any order, is below
         # D * 2**-24 (Higham 2002, sec. 3.1); twice that also covers rounding the exact one.
         self._error = dim * 2.0**-23
@@ -197,7 +199,7 @@ class _Search:
         size = len(self.gallery)
         if not self._shortlists:
             return 64 * size + 64 * self.k
-        candidates = CHUNK * self._keep if self._chunked else 0
+        candidates = self._chunk * self._keep
         return 5 * size + 24 * candidates + 128 * self._keep
 
     def neighbors(self, queries: Tensor, start: int) -> Tensor:
@@ -224,12 +226,12 @@ class _Search:
         scores, maxima = self._buffers(len(queries))
         with _full_precision():
             torch.mm(queries, self.gallery.T, out=scores[:, :size])
-        if not self._chunked:
+        if self._chunk < 2:
             values, listed = scores[:, :size].topk(self._keep, dim=1)
             return values[:, -1], listed
         # The best `keep` rows lie in the `keep` chunks with the highest maxima. A chunk's rows lie
         # apart, so that the maxima of neighbouring chunks are taken in one vector instruction.
-        torch.amax(scores.unflatten(1, (CHUNK, -1)), 1, out=maxima)
+        torch.amax(scores.unflatten(1, (self._chunk, -1)), 1, out=maxima)
         chunks = maxima.topk(self._keep, dim=1, sorted=False)[1]
         offsets = torch.arange(0, scores.shape[1], maxima.shape[1], device=queries.device)
         rows = (chunks[:, :, None] + offsets).flatten(1)
@@ -242,8 +244,10 @@ class _Search:
         They serve all blocks: fresh pages for each cost more than the selection.
         """
         if len(self._scores) < queries:
-            chunks = -(-len(self.gallery) // CHUNK)
-            self._scores = self.gallery.new_full((queries, chunks * CHUNK), -torch.inf)
+            chunk = max(1, self._chunk)
+            # Rows of whole cache lines: others took a fifth longer.
+            chunks = -(-len(self.gallery) // (16 * chunk)) * 16
+            self._scores = self.gallery.new_full((queries, chunks * chunk), -torch.inf)
             self._maxima = self.gallery.new_empty(queries, chunks)
         return self._scores[:queries], self._maxima[:queries]
 
