@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from mlbench.baselines import BASELINES, pca
 from mlbench.checkpoint import Checkpoints
 from mlbench.embed import embed
 from mlbench.interrupts import Interrupted
-from mlbench.laboratory import Laboratory, TrainingPart, training_part
+from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
 from mlbench.metrics import QueryResults, evaluate_queries, nmi, summarize
 from mlbench.migrations import SCHEMA_VERSION
 from mlbench.model import Embedder, build_head
@@ -113,15 +114,11 @@ def train(spec: RunSpec, lab: Laboratory, watch: Stopwatch, out: Path | None = N
         with watch("compile"):
             trainer.compile()
     with watch("train"):
-        training.run(lab.recipe.schedule.epochs, functools.partial(lab.progress, _phase(spec)))
+        training.run(lab.recipe.schedule.epochs, f"training {spec.loss.name}", lab.progress)
     rows = training.rows
     chosen = selection.restore(network, len(rows) - 1)
     seen = len(rows) * sum(trainer.sizes)
     return Trained(network, loss, tuple(rows), seen, chosen, part, training.interruptions)
-
-
-def _phase(spec: RunSpec) -> str:
-    return f"training {spec.loss.name}"
 
 
 def _identity(spec: RunSpec, lab: Laboratory) -> str:
@@ -166,11 +163,17 @@ class _Training:
             }
         )
 
-    def run(self, epochs: int, progress: Callable[[int, int], None]) -> None:
-        """Train up to so many ``epochs``; Interrupted leaves a checkpoint."""
+    def run(self, epochs: int, phase: str, progress: Progress) -> None:
+        """Train up to so many ``epochs``; Interrupted leaves a checkpoint.
 
-        def after_step(done: int, steps: int) -> None:
-            progress(len(self.rows) * steps + done, epochs * steps)
+        ``progress`` is told the phase with the last epoch's loss, and the images done and in all.
+        """
+        images = list(accumulate(self.trainer.sizes, initial=0))
+
+        def after_step(done: int, _: int) -> None:
+            loss = f", loss {self.rows[-1].loss:.4g}" if self.rows else ""
+            before = len(self.rows) * images[-1]
+            progress(phase + loss, before + images[done], epochs * images[-1])
             self._save_if_due()
 
         try:

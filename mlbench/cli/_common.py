@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlbench.cli import _complete
 from mlbench.cli._executor import EXECUTOR_OPTIONS, gathering_executor
 from mlbench.cli._streams import drop_output, plain_streams, write
 from mlbench.errors import MlbenchError, printable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from mlbench.cells import Outcome
     from mlbench.config import Request
     from mlbench.table import Sheet
+    from mlbench.tracking import TrackerSpec
 
 
 class UserError(click.ClickException):
@@ -59,10 +62,23 @@ def loss_names(_ctx: click.Context, _param: click.Parameter, value: str | None) 
     return names
 
 
+def trackers(
+    _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
+) -> tuple[TrackerSpec, ...]:
+    from mlbench.tracking import parse_tracker
+
+    return tuple(parse_tracker(text) for text in value)
+
+
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that commands share which make runs."""
     options = (
-        click.option("--dataset", metavar="NAME", help="Data set, or folder:PATH."),
+        click.option(
+            "--dataset",
+            metavar="NAME",
+            shell_complete=_complete.datasets,
+            help="Data set, or folder:PATH.",
+        ),
         click.option(
             "--data-root",
             type=click.Path(path_type=Path),
@@ -70,7 +86,12 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             show_envvar=True,
             help="Folder that holds the data set.",
         ),
-        click.option("--backbone", metavar="NAME", help="Backbone, instead of the recipe's."),
+        click.option(
+            "--backbone",
+            metavar="NAME",
+            shell_complete=_complete.backbones,
+            help="Backbone, instead of the recipe's.",
+        ),
         click.option(
             "--set",
             "settings",
@@ -109,6 +130,9 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
             default=Path("results"),
             show_default=True,
             help="Folder for the records.",
+        ),
+        click.option(
+            "-q", "--quiet", is_flag=True, help="Print the table and errors, no progress."
         ),
         *EXECUTOR_OPTIONS,
     )
@@ -175,6 +199,13 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         )
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+def write_json(facts: Any) -> None:
+    write(json.dumps(facts, indent=1) + "\n")
+
+
 def print_list(
     header: Sequence[str], rows: Sequence[Sequence[str]], problems: Sequence[str]
 ) -> None:
@@ -188,5 +219,9 @@ def print_list(
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)
+    warn_of(problems)
+
+
+def warn_of(problems: Sequence[str]) -> None:
     for problem in problems:
         click.echo(f"Warning: {printable(problem)}", err=True)

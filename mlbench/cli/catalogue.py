@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlbench.cli._common import print_list
+from mlbench.cli import _complete
+from mlbench.cli._common import json_option, print_list, warn_of, write_json
 
 if TYPE_CHECKING:
     from mlbench.contract import CheckResult
 
 
 @click.command()
-@click.argument("losses", nargs=-1, metavar="[LOSS|MODULE:ATTRIBUTE]...")
-def check(losses: tuple[str, ...]) -> None:
+@click.argument(
+    "losses",
+    nargs=-1,
+    metavar="[LOSS|MODULE:ATTRIBUTE]...",
+    shell_complete=_complete.losses,
+)
+@json_option
+def check(losses: tuple[str, ...], as_json: bool) -> None:
     """Prove that losses keep the contract; without a name, every registered loss.
 
     Exits with code 1 if a check fails.
@@ -26,7 +33,16 @@ def check(losses: tuple[str, ...]) -> None:
 
     names = losses or tuple(e.name for e in LOSSES.entries() if not e.prefix)
     results = {name: check_loss(name) for name in names}
-    if len(names) == 1:
+    if as_json:
+        write_json(
+            [
+                {"loss": name, "check": r.name, "result": _outcome(r), "message": r.message}
+                for name, checks in results.items()
+                for r in checks
+            ]
+        )
+        warn_of(LOSSES.problems)
+    elif len(names) == 1:
         rows = [(r.name, _outcome(r), r.message) for r in results[names[0]]]
         print_list(("check", "result", ""), rows, LOSSES.problems)
     else:
@@ -47,8 +63,9 @@ def _tally(results: Sequence[CheckResult]) -> tuple[str, str, str]:
 
 
 @click.command()
-@click.argument("loss")
-def show(loss: str) -> None:
+@click.argument("loss", shell_complete=_complete.losses)
+@json_option
+def show(loss: str, as_json: bool) -> None:
     """Print a loss's definition, parameters with defaults, needs and reference."""
     from mlbench.registry import LOSSES
 
@@ -62,7 +79,10 @@ def show(loss: str) -> None:
         "reference": entry.paper,
         "source": entry.source,
     }
-    print_list(("loss", entry.name), list(facts.items()), [])
+    if as_json:
+        write_json({"loss": entry.name, **facts, "parameters": entry.defaults})
+    else:
+        print_list(("loss", entry.name), list(facts.items()), [])
 
 
 @click.group(name="list")
@@ -71,34 +91,38 @@ def list_() -> None:
 
 
 @list_.command()
-def losses() -> None:
+@json_option
+def losses(as_json: bool) -> None:
     """List losses: name, paper, needs, source."""
     from mlbench.registry import LOSSES
 
     rows = [(_typed(e), e.paper or e.summary, e.needs, e.source) for e in LOSSES.entries()]
-    print_list(("name", "paper", "needs", "source"), rows, LOSSES.problems)
+    _print(("name", "paper", "needs", "source"), rows, LOSSES.problems, as_json=as_json)
 
 
 @list_.command()
-def datasets() -> None:
+@json_option
+def datasets(as_json: bool) -> None:
     """List data sets."""
     from mlbench.registry import DATASETS
 
     rows = [(_typed(e), e.summary, e.paper, e.source) for e in DATASETS.entries()]
-    print_list(("name", "what", "paper", "source"), rows, DATASETS.problems)
+    _print(("name", "what", "paper", "source"), rows, DATASETS.problems, as_json=as_json)
 
 
 @list_.command()
-def backbones() -> None:
+@json_option
+def backbones(as_json: bool) -> None:
     """List backbones."""
     from mlbench.registry import BACKBONES
 
     rows = [(_typed(e), e.summary, e.paper, e.source) for e in BACKBONES.entries()]
-    print_list(("name", "what", "paper", "source"), rows, BACKBONES.problems)
+    _print(("name", "what", "paper", "source"), rows, BACKBONES.problems, as_json=as_json)
 
 
 @list_.command()
-def recipes() -> None:
+@json_option
+def recipes(as_json: bool) -> None:
     """List shipped recipes."""
     from mlbench.config import load_recipe, recipe_names, recipe_text
 
@@ -107,7 +131,17 @@ def recipes() -> None:
         recipe = load_recipe(name)
         what = recipe_text(name).partition("\n")[0].removeprefix("# ")
         rows.append((name, recipe.recipe_id, what))
-    print_list(("name", "recipe_id", "what"), rows, [])
+    _print(("name", "recipe_id", "what"), rows, [], as_json=as_json)
+
+
+def _print(
+    header: Sequence[str], rows: Sequence[Sequence[str]], problems: Sequence[str], *, as_json: bool
+) -> None:
+    if as_json:
+        write_json([dict(zip(header, row, strict=True)) for row in rows])
+        warn_of(problems)
+    else:
+        print_list(header, rows, problems)
 
 
 def _typed(entry: Any) -> str:

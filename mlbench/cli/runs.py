@@ -8,22 +8,36 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from mlbench.cli import _complete
 from mlbench.cli._common import (
     loss_names,
     print_sheets,
     report_failures,
     request,
     run_options,
+    trackers,
 )
 
 if TYPE_CHECKING:
     from mlbench.executors import ExecutorOptions
+    from mlbench.tracking import TrackerSpec
 
 
 @click.command()
 @click.argument("benchmark", required=False, type=click.Path(path_type=Path))
-@click.option("--losses", callback=loss_names, metavar="A,B,...", help="Losses to train.")
-@click.option("--recipe", metavar="NAME|FILE", help="Shipped recipe or a TOML. [default: default]")
+@click.option(
+    "--losses",
+    callback=loss_names,
+    metavar="A,B,...",
+    shell_complete=_complete.loss_lists,
+    help="Losses to train.",
+)
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    shell_complete=_complete.recipes,
+    help="Shipped recipe or a TOML. [default: default]",
+)
 @click.option(
     "--select",
     type=click.Choice(["last", "validation", "test-best"]),
@@ -35,8 +49,24 @@ if TYPE_CHECKING:
     help="Keep each trained network beside its record, for embed, search and export. A run whose "
     "record is there without its network is made again.",
 )
+@click.option(
+    "--track",
+    multiple=True,
+    callback=trackers,
+    metavar="TRACKER",
+    shell_complete=_complete.trackers,
+    help="Also tell tensorboard[:DIR] or mlflow[:URI] of each run, when it is finished; may be "
+    "repeated. [default: in OUT]",
+)
 @run_options
-def run(out: Path, device: str, executor: ExecutorOptions, **options: Any) -> None:
+def run(
+    out: Path,
+    device: str,
+    executor: ExecutorOptions,
+    quiet: bool,
+    track: tuple[TrackerSpec, ...],
+    **options: Any,
+) -> None:
     """Train losses, save a record of each run, print the comparison.
 
     BENCHMARK is a TOML file with a recipe, losses and seeds; options change it. Runs whose record
@@ -49,16 +79,30 @@ def run(out: Path, device: str, executor: ExecutorOptions, **options: Any) -> No
     from mlbench.table import sheets
 
     plan = make_plan(request(**options))
-    with Matrix(out, device, executor) as matrix:
+    with Matrix(out, device, executor, quiet=quiet, track=track) as matrix:
         records = matrix.run(plan, baselines=True)
     print_sheets(sheets(compare(records)))
     report_failures(matrix.failed)
 
 
 @click.command()
-@click.option("--from", "start", required=True, metavar="RECIPE", help="Foot of the ladder.")
-@click.option("--to", "end", required=True, metavar="RECIPE", help="Top of the ladder.")
-@click.option("--loss", default="softtriple", show_default=True)
+@click.option(
+    "--from",
+    "start",
+    required=True,
+    metavar="RECIPE",
+    shell_complete=_complete.recipes,
+    help="Foot of the ladder.",
+)
+@click.option(
+    "--to",
+    "end",
+    required=True,
+    metavar="RECIPE",
+    shell_complete=_complete.recipes,
+    help="Top of the ladder.",
+)
+@click.option("--loss", default="softtriple", show_default=True, shell_complete=_complete.losses)
 @click.option(
     "--mode",
     type=click.Choice(["cumulative", "single"]),
@@ -77,6 +121,7 @@ def ablate(
     out: Path,
     device: str,
     executor: ExecutorOptions,
+    quiet: bool,
     **options: Any,
 ) -> None:
     """Explain a gap: change one recipe into another factor by factor.
@@ -92,7 +137,7 @@ def ablate(
     if picture:
         check_picture(picture)
     plans = [make_plan(request(recipe=r, losses=(loss,), **options)) for r in (start, end)]
-    with Matrix(out, device, executor) as matrix:
+    with Matrix(out, device, executor, quiet=quiet) as matrix:
         run = functools.partial(matrix.run, baselines=False)
         results = climb(ladder(plans[0], plans[1], mode), run, mode)
     title = f"{loss}, {start} to {end}, {mode}"
@@ -104,13 +149,31 @@ def ablate(
 
 
 @click.command()
-@click.option("--losses", callback=loss_names, metavar="A,B,...", help="Losses to tune.")
-@click.option("--recipe", metavar="NAME|FILE", help="Shipped recipe or a TOML. [default: default]")
+@click.option(
+    "--losses",
+    callback=loss_names,
+    metavar="A,B,...",
+    shell_complete=_complete.loss_lists,
+    help="Losses to tune.",
+)
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    shell_complete=_complete.recipes,
+    help="Shipped recipe or a TOML. [default: default]",
+)
 @click.option(
     "--trials", type=click.IntRange(1), default=20, show_default=True, help="Of each loss."
 )
 @run_options
-def tune(trials: int, out: Path, device: str, executor: ExecutorOptions, **options: Any) -> None:
+def tune(
+    trials: int,
+    out: Path,
+    device: str,
+    executor: ExecutorOptions,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Tune losses with equal budgets, then compare them as chosen.
 
     Each loss gets the same number of trials, judged by MAP@R on class-disjoint validation folds
@@ -126,7 +189,7 @@ def tune(trials: int, out: Path, device: str, executor: ExecutorOptions, **optio
     plan = make_plan(request(**options))
     from mlbench.tune import final_plan, tuning_sheet  # imports torch: after what may be refused
 
-    with Matrix(out, device, executor) as matrix:
+    with Matrix(out, device, executor, quiet=quiet) as matrix:
         tuned = matrix.tune(plan, trials)
         records = matrix.run(final_plan(plan, tuned), baselines=True)
     print_sheets([*sheets(compare(records)), tuning_sheet(tuned, plan, records.values())])

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from mlbench.cli._common import print_list, print_sheets
+from mlbench.cli import _complete
+from mlbench.cli._common import json_option, print_list, print_sheets, write_json
 from mlbench.cli._streams import write
 from mlbench.errors import MlbenchError, printable
 
@@ -49,13 +50,17 @@ def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
 
 
 @click.command()
-@click.argument("a")
-@click.argument("b")
-def diff(a: str, b: str) -> None:
+@click.argument("a", shell_complete=_complete.recipes)
+@click.argument("b", shell_complete=_complete.recipes)
+@json_option
+def diff(a: str, b: str, as_json: bool) -> None:
     """Print the fields in which two recipes differ: names, TOML files or records."""
     from mlbench.comparison import differences
 
     changed = differences(*(_fields_of(source) for source in (a, b)))
+    if as_json:
+        write_json({key: {"a": old, "b": new} for key, (old, new) in changed.items()})
+        return
     rows = [(key, str(old), str(new)) for key, (old, new) in changed.items()]
     if rows:
         print_list(("field", a, b), rows, [])
