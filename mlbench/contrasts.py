@@ -111,6 +111,34 @@ class _Sums:
 
 
 def _sums(losses: Sequence[Runs], shared: Sequence[Hashable]) -> _Sums:
+    hits = all(runs[run].dtype == bool for runs in losses for run in shared)
+    return _sums_of_hits(losses, shared) if hits else _sums_of_figures(losses, shared)
+
+
+def _sums_of_hits(losses: Sequence[Runs], shared: Sequence[Hashable]) -> _Sums:
+    """Count bits: the product of two runs is the number of hits in common."""
+    import numpy as np
+
+    hits = np.array([[runs[run] for run in shared] for runs in losses]).view(np.uint8)
+    bits = _packed(hits)
+    products = np.empty((len(losses), len(losses)))
+    for number, own in enumerate(bits):
+        common = np.bitwise_count(own & bits[number:]).sum(axis=(1, 2), dtype=np.int64)
+        products[number, number:] = products[number:, number] = common
+    by_run = np.bitwise_count(bits).sum(axis=2, dtype=np.int64)
+    by_query = hits.sum(axis=1, dtype=np.min_scalar_type(len(shared)))
+    return _Sums(by_run.astype(np.float64), by_query.astype(np.float64), products)
+
+
+def _packed(hits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Return the bits of the last axis, made up with zeros to whole words."""
+    import numpy as np
+
+    packed = np.packbits(hits, axis=2)
+    return np.pad(packed, ((0, 0), (0, 0), (0, -packed.shape[2] % 8))).view(np.uint64)
+
+
+def _sums_of_figures(losses: Sequence[Runs], shared: Sequence[Hashable]) -> _Sums:
     import numpy as np
 
     count, queries = len(losses), len(losses[0][shared[0]])
@@ -118,10 +146,8 @@ def _sums(losses: Sequence[Runs], shared: Sequence[Hashable]) -> _Sums:
         np.empty((count, len(shared))), np.zeros((count, queries)), np.zeros((count, count))
     )
     for number, run in enumerate(shared):
-        values = np.stack([runs[run] for runs in losses])
-        # Products of hits are 0 or 1: single precision adds them up exactly, in half the time.
-        values = values.astype(np.float32 if values.dtype == np.bool_ else np.float64)
-        sums.by_run[:, number] = values.sum(axis=1, dtype=np.float64)
+        values = np.array([runs[run] for runs in losses], dtype=np.float64)
+        sums.by_run[:, number] = values.sum(axis=1)
         np.add(sums.by_query, values, out=sums.by_query)
         np.add(sums.products, values @ values.T, out=sums.products)
     return sums

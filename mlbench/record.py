@@ -14,7 +14,7 @@ import msgspec
 from mlbench.checking import build, check_value
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
-from mlbench.migrations import migrate
+from mlbench.migrations import SCHEMA_VERSION, migrate
 from mlbench.provenance import Provenance
 from mlbench.spec import LossSpec, Natural, Recipe, RunSpec
 
@@ -42,7 +42,7 @@ class DatasetFacts:
     skipped: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EpochRow:
     """One epoch of the curve.
 
@@ -182,20 +182,18 @@ _SHARED = ("recipe", "dataset", "provenance")
 
 
 def _read_whole(text: str) -> RunRecord | None:
-    """Read a record that is as it was written, in a tenth of the time; None if anything is odd."""
+    """Read a record that is as ``to_json`` wrote it, in a thirtieth of the time; or return None.
+
+    What has its checksum needs no check of every value; what was never written by this schema, such
+    as an older one's, has to be read by ``_read_checked``.
+    """
     try:
-        parts = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        shared = {name: bytes(parts.pop(name)) for name in _SHARED}
-        curve = _read_curve(parts.pop("curve"))
-        rest = {name: msgspec.json.decode(part) for name, part in parts.items()}
-        schema, checksum = rest["schema_version"], rest.pop("checksum", None)
-        if schema > 1 and checksum != _checksum_as_written(text):
+        parts = msgspec.structs.asdict(_WHOLE.decode(text))
+        if parts.pop("checksum") != _checksum_as_written(text):
             return None
-        rest = migrate(rest, "")
-        read = {name: _read_shared(schema, name, part) for name, part in shared.items()}
-        checked = {name: check_value(_HINTS[name], value, "") for name, value in rest.items()}
-        return RunRecord(curve=curve, **read, **checked)
-    except (MlbenchError, ValueError, LookupError, TypeError, RecursionError):
+        shared = {name: _read_shared(name, bytes(parts[name])) for name in _SHARED}
+        return RunRecord(**(parts | shared))
+    except (MlbenchError, ValueError, RecursionError):
         return None
 
 
@@ -203,23 +201,21 @@ def _checksum_as_written(text: str) -> str:
     return sha256(text.rpartition(_MARK)[0] + _END)
 
 
-def _read_curve(text: msgspec.Raw) -> tuple[EpochRow, ...]:
-    _STRICT_CURVE.decode(text)  # refuses unknown keys, which a dataclass passes over
-    return _CURVE.decode(text)
-
-
 @functools.lru_cache(maxsize=1024)
-def _read_shared(schema: int, name: str, text: bytes) -> Any:
-    table = migrate({"schema_version": schema, name: json.loads(text)}, "")
-    return check_value(_HINTS[name], table[name], "")
+def _read_shared(name: str, text: bytes) -> Any:
+    return check_value(_HINTS[name], json.loads(text), "")
 
 
 _HINTS = get_type_hints(RunRecord, include_extras=True)
-_CURVE = msgspec.json.Decoder(tuple[EpochRow, ...])
-_STRICT_ROW = msgspec.defstruct(
-    "_STRICT_ROW", get_type_hints(EpochRow).items(), forbid_unknown_fields=True
+_PARTS = {
+    **_HINTS,
+    **dict.fromkeys(_SHARED, msgspec.Raw),
+    "schema_version": Literal[SCHEMA_VERSION],
+    "checksum": str,
+}
+_WHOLE = msgspec.json.Decoder(
+    msgspec.defstruct("_WHOLE", _PARTS.items(), forbid_unknown_fields=True, gc=False)
 )
-_STRICT_CURVE = msgspec.json.Decoder(list[_STRICT_ROW])
 _END = "\n}\n"
 _MARK = ',\n "checksum": "'
 
