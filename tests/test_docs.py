@@ -45,6 +45,7 @@ NOT_RUN = {
     "--jobs": "starts processes; test_executors.py runs it",
     "--executor": "needs a cluster; test_executors.py runs it",
     "--compile": "compiles for a minute; test_trainer.py runs it",
+    "--track": "starts a tracker; test_tracking.py runs it",
     "mine": "a name that stands for a reader's own loss",
     "tune": "needs more classes than the photographs here; test_tune.py tunes",
 }
@@ -215,7 +216,7 @@ def test_the_index_names_every_page() -> None:
     assert set(DOCS.glob("*.md")) - {DOCS / "README.md"} <= listed
 
 
-def test_the_readme_names_every_module() -> None:
+def test_modules_that_the_readme_names_exist() -> None:
     parts = prose(ROOT / "README.md").partition("## Parts")[2]
     named_there = set(re.findall(r"`([\w./*-]+)`", parts))
     missing = {n for n in named_there if not list((ROOT / "mlbench").glob(n))}
