@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -331,8 +332,21 @@ def test_bn_inception_wants_caffe_pixels():
 
 
 def test_bn_inception_refuses_sizes_at_which_its_branches_differ():
-    with pytest.raises(MlbenchError, match="divisible by 32, not 64x80"):
+    with pytest.raises(MlbenchError, match="such as 224 or 227, not 64x80"):
         build("bn_inception").trunk(torch.zeros(1, 3, 64, 80))
+
+
+def test_bn_inception_takes_every_size_at_which_its_branches_agree(monkeypatch):
+    trunk = build("bn_inception").trunk.to("meta").eval()
+    monkeypatch.setattr(bn_inception, "_fits", lambda _: True)
+    accepted = []
+    for side in [*range(30, 72), 224, 227, 231]:
+        with contextlib.suppress(RuntimeError):
+            trunk(torch.zeros(1, 3, side, side, device="meta"))
+            accepted.append(side)
+    assert accepted == [*range(31, 39), *range(63, 71), 224, 227]
+    monkeypatch.undo()
+    assert accepted == [s for s in [*range(30, 72), 224, 227, 231] if bn_inception._fits(s)]
 
 
 # Downloads, and the models of other libraries.

@@ -24,7 +24,6 @@ from mlbench.interfaces import Backbone, Preprocessing
 _URL = "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"
 _SHA256 = "52deb473314542a5c2f87e9e6f26f4ca42fe863d15f986414dbae8c2dfdd2353"
 _FEATURES = 1024
-_REDUCTION = 32
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def _block_units(block: _Block, before: int) -> Iterator[_Unit]:
 
 
 class BNInception(nn.Module):
-    """The trunk: images ``(B, 3, H, W)``, sides divisible by 32, to features ``(B, 1024)``."""
+    """The trunk: images ``(B, 3, H, W)`` to features ``(B, 1024)``; not all sizes (``_fits``)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,10 +117,10 @@ class BNInception(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the features; raise MlbenchError if the branches would differ in size."""
         height, width = images.shape[2:]
-        if height % _REDUCTION or width % _REDUCTION:
+        if not (_fits(height) and _fits(width)):
             raise MlbenchError(
-                f"backbone 'bn_inception' needs image sides divisible by {_REDUCTION}, "
-                f"not {height}x{width}; change the image size"
+                "backbone 'bn_inception' needs image sides of 32 n - 1 to 32 n + 6 pixels, such "
+                f"as 224 or 227, not {height}x{width}; change the image size"
             )
         x = _halve(self._convolve(images, "conv1_7x7_s2"))
         x = _halve(self._convolve(x, "conv2_3x3_reduce", "conv2_3x3"))
@@ -176,6 +175,16 @@ def build(weights: str, weights_file: Path | None = None) -> Backbone:
     )
     expected = Preprocessing(scale=255, mean=(104, 117, 128), std=(1, 1, 1), channels="bgr")
     return Backbone(trunk, _FEATURES, expected, loaded)
+
+
+def _fits(side: int) -> bool:
+    """Tell whether the branches of the halving blocks, 3c and 4e, come out equally large.
+
+    Their pooling rounds up and their convolutions down, so what is left of the ``side`` after the
+    first three halvings must be even twice.
+    """
+    left = (side + 1) // 8
+    return left > 0 and left % 4 == 0
 
 
 def _halve(x: Tensor) -> Tensor:
