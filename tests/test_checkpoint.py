@@ -1,8 +1,8 @@
 """A run that is interrupted anywhere ends as one that never was."""
 
 import io
-import os
 import itertools
+import os
 import signal
 import subprocess
 import sys
