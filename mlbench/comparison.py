@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlbench.baselines import BASELINES
-from mlbench.contrasts import mean_score
 from mlbench.errors import MlbenchError
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
@@ -287,10 +286,10 @@ def _scores(
     scores: dict[Hashable, AnyScores] = {}
     for path, record in records.items():
         if record.status == "ok":
-            found = queries[path].of(metric) if path in queries else None
-            figure = record.metrics[metric]
+            figure, beside = record.metrics[metric], queries.get(path)
+            found = None if beside is None else beside.of(metric)
             # Scores that do not add up to the record's figure are not its own.
-            if found is None or not len(found) or abs(mean_score(found) - figure) > 1e-5:
+            if beside is None or found is None or abs(beside.means[metric] - figure) > 1e-5:
                 found = np.asarray([figure], dtype=np.float64)
             scores[record.seed, record.fold] = found
     return scores

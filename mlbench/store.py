@@ -5,18 +5,20 @@ from __future__ import annotations
 import gc
 import hashlib
 import io
+import math
 import os
 import re
 import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlbench import checkpoint, npz
+from mlbench.contrasts import mean_score
 from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file
 from mlbench.record import PROTOCOL_VERSION, RunRecord
@@ -54,7 +56,8 @@ def record_path(out: Path, spec: RunSpec) -> Path:
 def load(path: Path) -> RunRecord:
     """Read one record; MlbenchError names the file and what is wrong with it."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb", buffering=0) as file:
+            text = file.read().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise MlbenchError(f"{path}: cannot be read ({error})") from error
     return RunRecord.from_json(text, str(path))
@@ -170,10 +173,12 @@ class QueryScores:
     Attributes:
         hits: ``(Q,)`` bool by the name of the metric, such as ``R@1``.
         ap_at_r: ``(Q,)`` float32, the query's term of MAP@R.
+        means: by the name of the metric.
     """
 
     hits: Mapping[str, npt.NDArray[np.bool_]]
     ap_at_r: npt.NDArray[np.float32]
+    means: Mapping[str, float]
 
     def of(self, metric: str) -> npt.NDArray[np.bool_] | npt.NDArray[np.float32] | None:
         """Return ``(Q,)`` scores; None for a metric that has none."""
@@ -199,12 +204,24 @@ def read_scores(path: Path, sha256: str | None = None) -> QueryScores | None:
         ks, packed, ap_at_r = map(npz.array, members)
         ap_at_r = ap_at_r.astype(np.float32, casting="same_kind", copy=False)
         hits = np.unpackbits(packed.T.copy(), axis=1, count=len(ap_at_r)).view(np.bool_)
-        names = [f"R@{k}" for k in ks.tolist()]
+        by_name = dict(zip((f"R@{k}" for k in ks.tolist()), hits, strict=True))
+        means = _means({**by_name, "MAP@R": ap_at_r})
     except Exception:  # what a damaged file makes numpy and zlib raise has no common type
         return None
-    if hits.shape != (len(names), len(ap_at_r)) or not np.isfinite(ap_at_r).all():
-        return None
-    return QueryScores(dict(zip(names, hits, strict=True)), ap_at_r)
+    return QueryScores(by_name, ap_at_r, means)
+
+
+def _means(
+    scores: Mapping[str, npt.NDArray[np.bool_] | npt.NDArray[np.float32]],
+) -> dict[str, float]:
+    """Return the mean of each; ValueError if one of them is not finite."""
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):
+        means = {name: mean_score(values) for name, values in scores.items()}
+    if not all(map(math.isfinite, means.values())):
+        raise ValueError("scores that are not finite")
+    return means
 
 
 def query_scores(
@@ -270,7 +287,8 @@ def read_results(folder: Path) -> Results:
         )
     records, problems = {}, []
     with _no_collection():
-        for file in sorted(folder.rglob("*.json")):
+        for entry in files(folder, ".json"):
+            file = Path(entry.path)
             try:
                 records[file] = load(file)
             except MlbenchError as error:
@@ -278,6 +296,20 @@ def read_results(folder: Path) -> Results:
     if not records and not problems:
         raise MlbenchError(f"no records in '{folder}'; make some with: mlbench run --out {folder}")
     return Results(records, tuple(problems))
+
+
+def files(folder: str | os.PathLike[str], *endings: str) -> Iterator[os.DirEntry[str]]:
+    """Yield what lies under ``folder`` and ends so, in path order; folder links are passed over."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=_name):
+            if entry.is_dir(follow_symlinks=False):
+                yield from files(entry.path, *endings)
+            elif entry.name.endswith(endings):
+                yield entry
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -17,7 +16,7 @@ from mlbench.comparison import Comparison, compare
 from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file, cache_dir
 from mlbench.provenance import source_digest
-from mlbench.store import read_results
+from mlbench.store import files, read_results
 
 # A file changed twice within the clock's grain would look unchanged after the second time.
 _SETTLED_NS = 2_000_000_000
@@ -51,40 +50,39 @@ def summarise(folder: Path) -> Summary:
     Raises:
         MlbenchError: there is no such folder, or not one file in it that could be a record.
     """
-    files = sorted(_files(str(folder)))
-    key = _key(files)
+    states = _states(folder)
+    key = _key(states)
     place = _place(folder)
     kept = _read(place)
     if kept is not None and kept.key == key:
         return kept.summary
     results = read_results(folder)
     summary = Summary(tuple(compare(results.records)), results.problems)
-    settled = all(time.time_ns() - changed > _SETTLED_NS for _, _, changed in files)
+    settled = all(time.time_ns() - changed > _SETTLED_NS for _, _, changed in states)
     if place is not None and settled:
         with suppress(MlbenchError), atomic_file(place) as file:
             file.write(msgspec.json.encode(_Kept(key, summary)))
     return summary
 
 
-def _files(folder: str) -> Iterator[tuple[str, int, int]]:
-    """Yield path, size and time of change (ns) of every file that the comparisons come from."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files(entry.path)
-            elif entry.name.endswith((".json", ".npz")):
-                status = entry.stat()
-                yield entry.path, status.st_size, status.st_mtime_ns
+def _states(folder: Path) -> list[tuple[str, int, int]]:
+    """Return path, size and time of change (ns) of every file that the comparisons come from."""
+    found = []
+    for entry in files(folder, ".json", ".npz"):
+        with suppress(OSError):  # a link to nothing, or removed just now
+            status = entry.stat()
+            found.append((entry.path, status.st_size, status.st_mtime_ns))
+    return found
 
 
-def _key(files: list[tuple[str, int, int]]) -> str:
+def _key(states: list[tuple[str, int, int]]) -> str:
     groups = ("mlbench.losses", "mlbench.datasets", "mlbench.backbones")
     plugins = [
         (point.name, point.value, point.dist.version if point.dist else "")
         for group in groups
         for point in sorted(entry_points(group=group))
     ]
-    return hashlib.sha256(repr((source_digest(), plugins, files)).encode()).hexdigest()
+    return hashlib.sha256(repr((source_digest(), plugins, states)).encode()).hexdigest()
 
 
 def _place(folder: Path) -> Path | None:

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mlbench.contrasts import contrasts
@@ -59,6 +59,8 @@ def test_all_pairs_at_once_are_each_pair_alone(
     scores = drawn(seed, losses, seeds, queries, hits=hits)
     for loss, run in missing:
         scores.get(f"loss{loss}", {}).pop(run, None)
+    means = sorted(np.mean(list(runs.values())) for runs in scores.values())
+    assume(len(means) == 1 or means[-1] - means[-2] > 1e-9)  # else rounding picks the best
     best, behind, tied = compare_all(scores)
     wanted_best, wanted, wanted_tied = one_at_a_time(scores)
     assert (best, set(behind), tied) == (wanted_best, set(wanted), wanted_tied)
