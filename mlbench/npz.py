@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_BUFFER = 1 << 16
+_BUFFER = 1 << 15
 # PKWARE's APPNOTE.TXT 6.3.10, 4.3.7: signature, flags, method, CRC-32, sizes packed and unpacked,
 # lengths of the name and of what follows it; 4.5.3: unpacked and packed size of large files.
 _HEADER, _SIZES = struct.Struct("<4s2xHH4x3I2H"), struct.Struct("<4x2Q")

@@ -286,7 +286,7 @@ def read_results(folder: Path) -> Results:
             f"no results folder '{folder}'; make one with: mlbench run --out {folder}"
         )
     records, problems = {}, []
-    with _no_collection():
+    with no_collection():
         for entry in files(folder, ".json"):
             file = Path(entry.path)
             try:
@@ -313,8 +313,8 @@ def _name(entry: os.DirEntry[str]) -> str:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the collector from going through all records again and again while they are read."""
+def no_collection() -> Iterator[None]:
+    """Keep the collector from going through all records again and again while they are in use."""
     enabled = gc.isenabled()
     gc.disable()
     try:

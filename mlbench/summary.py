@@ -16,7 +16,7 @@ from mlbench.comparison import Comparison, compare
 from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file, cache_dir
 from mlbench.provenance import source_digest
-from mlbench.store import files, read_results
+from mlbench.store import files, no_collection, read_results
 
 # A file changed twice within the clock's grain would look unchanged after the second time.
 _SETTLED_NS = 2_000_000_000
@@ -56,8 +56,9 @@ def summarise(folder: Path) -> Summary:
     kept = _read(place)
     if kept is not None and kept.key == key:
         return kept.summary
-    results = read_results(folder)
-    summary = Summary(tuple(compare(results.records)), results.problems)
+    with no_collection():
+        results = read_results(folder)
+        summary = Summary(tuple(compare(results.records)), results.problems)
     settled = all(time.time_ns() - changed > _SETTLED_NS for _, _, changed in states)
     if place is not None and settled:
         with suppress(MlbenchError), atomic_file(place) as file:
