@@ -11,9 +11,7 @@ against the whole gallery instead, so the answer never depends on hardware, bloc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +19,11 @@ import torch
 from torch import Tensor
 
 from mlbench.errors import MlbenchError
+from mlbench.shortlist import make_shortlist
 
 Vectors = Tensor | npt.ArrayLike
 
 SLACK = 4
-MAX_BLOCK = 512
 # Candidates that are ranked in float64 at a time: a processor's cache should hold them.
 PART_ELEMENTS = 2**19
 INDEX_MASK = 2**32 - 1
@@ -91,9 +89,10 @@ def _blocks(
     queries: Tensor, gallery: Tensor, k: int, exclude_self: bool, memory_mb: int
 ) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
     same = queries is gallery
-    search = _Search(unit_rows(gallery, "queries" if same else "gallery"), k, exclude_self)
-    spare = memory_mb * 2**20 - search.gallery.nbytes - 12 * PART_ELEMENTS
-    step = max(1, min(MAX_BLOCK, spare // search.bytes_per_query()))
+    unit = unit_rows(gallery, "queries" if same else "gallery")
+    spare = memory_mb * 2**20 - unit.nbytes - 12 * PART_ELEMENTS
+    search = _Search(unit, k, exclude_self=exclude_self, symmetric=same, memory=spare)
+    step = search.block
     for start in range(0, len(queries), step):
         rows = slice(start, min(start + step, len(queries)))
         block = search.gallery[rows] if same else unit_rows(queries[rows], "queries", start)
@@ -128,7 +127,7 @@ def unit_rows(rows: Tensor, what: str, first: int = 0) -> Tensor:
         MlbenchError: a row is zero or not finite.
     """
     unit = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
-    step = max(1, 2**20 // rows.shape[1])
+    step = max(1, 2**17 // rows.shape[1])
     for start in range(0, len(rows), step):
         unit[start : start + step] = _unit_block(rows[start : start + step], what, first + start)
     return unit
@@ -177,79 +176,44 @@ class _Search:
         gallery: ``(G, D)`` float32 unit rows.
         k: neighbours a query.
         exclude_self: query ``i`` is row ``i`` of the gallery, and not its own neighbour.
+        symmetric: the queries are the gallery.
+        memory: working memory in bytes.
+
+    Attributes:
+        block: queries at a time.
     """
 
-    def __init__(self, gallery: Tensor, k: int, exclude_self: bool) -> None:
+    def __init__(
+        self, gallery: Tensor, k: int, *, exclude_self: bool, symmetric: bool, memory: int
+    ) -> None:
         self.gallery = gallery
         self.k = k
         self.exclude_self = exclude_self
-        size, dim = gallery.shape
-        self._scores = self._maxima = gallery.new_empty(0)
-        self._keep = k + SLACK + exclude_self
-        self._shortlists = 4 * self._keep < size
-        # Fewer chunks make finding them cheaper, and their rows dearer, of which `keep` chunks are
-        # gathered; a gathered row costs about twice as much as a maximum.
-        self._chunk = math.isqrt(size // (2 * self._keep))
         # Rounding of a D-term float32 dot product of unit vectors, in any order, is below
         # D * 2**-24 (Higham 2002, sec. 3.1); twice that also covers rounding the exact one.
-        self._error = dim * 2.0**-23
-
-    def bytes_per_query(self) -> int:
-        """Return the working memory that one query takes, about, at its most."""
-        size = len(self.gallery)
-        if not self._shortlists:
-            return 64 * size + 64 * self.k
-        candidates = self._chunk * self._keep
-        return 5 * size + 24 * candidates + 128 * self._keep
+        self._error = gallery.shape[1] * 2.0**-23
+        keep = k + SLACK + exclude_self
+        self._shortlist = None
+        if 4 * keep < len(gallery):
+            self._shortlist = make_shortlist(gallery, keep, symmetric=symmetric, memory=memory)
+            memory = (memory - self._shortlist.bytes) // 2
+        self._whole_block = max(1, min(512, memory // (64 * len(gallery) + 64 * k)))
+        self.block = self._whole_block
+        if self._shortlist:
+            each = self._shortlist.bytes_per_query + 128 * keep + 64 * k
+            self.block = max(1, min(self._shortlist.block, memory // each))
 
     def neighbors(self, queries: Tensor, start: int) -> Tensor:
         """Return ``(q, k)`` indices for unit ``queries``, the first of which is query ``start``."""
         own = torch.arange(start, start + len(queries), device=queries.device)
-        if not self._shortlists:
+        if not self._shortlist:
             return self._rank_all(queries, own)
-        floor, listed = self._shortlist(queries)
+        floor, listed = self._shortlist.propose(queries, start)
         best, found = self._rank(self._similarity(queries, listed), listed, own)
         unsure = (best[:, -1].double() <= floor.double() + self._error).nonzero()[:, 0]
-        step = self._whole_rows(len(queries))
-        for first in range(0, len(unsure), step):
-            row = unsure[first : first + step]
+        for row in unsure.split(self._whole_block):
             found[row] = self._rank_all(queries[row], own[row])
         return found
-
-    def _whole_rows(self, block: int) -> int:
-        """Return how many queries fit the memory of ``block`` when ranked against everything."""
-        return max(1, block * self.bytes_per_query() // (64 * len(self.gallery)))
-
-    def _shortlist(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the lowest float32 similarity ``(q,)`` listed, and the list ``(q, keep)``."""
-        size = len(self.gallery)
-        scores, maxima = self._buffers(len(queries))
-        with _full_precision():
-            torch.mm(queries, self.gallery.T, out=scores[:, :size])
-        if self._chunk < 2:
-            values, listed = scores[:, :size].topk(self._keep, dim=1)
-            return values[:, -1], listed
-        # The best `keep` rows lie in the `keep` chunks with the highest maxima. A chunk's rows lie
-        # apart, so that the maxima of neighbouring chunks are taken in one vector instruction.
-        torch.amax(scores.unflatten(1, (self._chunk, -1)), 1, out=maxima)
-        chunks = maxima.topk(self._keep, dim=1, sorted=False)[1]
-        offsets = torch.arange(0, scores.shape[1], maxima.shape[1], device=queries.device)
-        rows = (chunks[:, :, None] + offsets).flatten(1)
-        values, place = scores.gather(1, rows).topk(self._keep, dim=1)
-        return values[:, -1], rows.gather(1, place)
-
-    def _buffers(self, queries: int) -> tuple[Tensor, Tensor]:
-        """Return uninitialised scores ``(queries, G)``, padded by -inf to whole chunks, and maxima.
-
-        They serve all blocks: fresh pages for each cost more than the selection.
-        """
-        if len(self._scores) < queries:
-            chunk = max(1, self._chunk)
-            # Rows of whole cache lines: others took a fifth longer.
-            chunks = -(-len(self.gallery) // (16 * chunk)) * 16
-            self._scores = self.gallery.new_full((queries, chunks * chunk), -torch.inf)
-            self._maxima = self.gallery.new_empty(queries, chunks)
-        return self._scores[:queries], self._maxima[:queries]
 
     def _similarity(self, queries: Tensor, listed: Tensor) -> Tensor:
         """Return the defined similarity of ``(q, D)`` with rows ``(q, m)``, float32 ``(q, m)``."""
@@ -300,14 +264,3 @@ def _sort_key(scores: Tensor, rows: Tensor) -> Tensor:
 def _key_score(key: Tensor) -> Tensor:
     ordered = (key >> 32).int()
     return torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).view(torch.float32)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Forbid TF32 and bfloat16 in float32 products: the error bound would not hold."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlbench import neighbors, shortlist
 from mlbench.errors import MlbenchError
 from mlbench.neighbors import nearest
 
@@ -49,6 +50,50 @@ def test_ties_against_oracle(data, k, dtype):
 def test_self_is_left_out_by_index_not_by_similarity(rows, k):
     found = nearest(rows, rows, k, exclude_self=True)
     np.testing.assert_array_equal(found, oracle(rows, rows, k, True))
+
+
+@pytest.fixture
+def _short_chunks(monkeypatch):
+    monkeypatch.setattr(shortlist, "CHUNKS", (2, 4))
+    monkeypatch.setattr(shortlist, "TILE", {"cpu": 8})
+
+
+@pytest.mark.usefixtures("_short_chunks")
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=integer_rows(4, max_rows=150),
+    k=st.integers(1, 3),
+    others=st.none() | integer_rows(4),
+    decimals=st.booleans(),
+)
+def test_long_galleries_against_oracle(rows, k, others, decimals):
+    """Chunks so short that small galleries are long for them, all in ties or none."""
+    if decimals:
+        rows = rows + np.random.default_rng(0).normal(scale=1e-3, size=rows.shape)
+    queries = rows if others is None else others
+    found = nearest(queries, rows, k, exclude_self=others is None)
+    np.testing.assert_array_equal(found, oracle(queries, rows, k, others is None))
+
+
+@pytest.mark.parametrize("size", [3072, 3400, 3584])
+@pytest.mark.parametrize("memory_mb", [7, 300])
+def test_long_galleries_in_blocks_and_in_one(size, memory_mb, monkeypatch):
+    chosen = []
+    make = neighbors.make_shortlist
+    monkeypatch.setattr(
+        neighbors, "make_shortlist", lambda *a, **o: chosen.append(make(*a, **o)) or chosen[-1]
+    )
+    rows = torch.randn(size, 8, generator=torch.Generator().manual_seed(size)).numpy()
+    found = nearest(rows, rows, 1, exclude_self=True, memory_mb=memory_mb)
+    assert (chosen[0].bytes > 0) == (memory_mb == 300)
+    some = np.random.default_rng(0).permutation(size)[:40]
+    similarity = (unit(rows)[some].astype(np.float64) @ unit(rows).astype(np.float64).T).astype(
+        "f4"
+    )
+    similarity[np.arange(40), some] = -2
+    np.testing.assert_array_equal(found[some, 0], similarity.argmax(axis=1))
 
 
 @pytest.mark.parametrize("size", [200, 3001])
@@ -111,7 +156,8 @@ def test_scale_of_rows_does_not_matter():
     np.testing.assert_array_equal(nearest(rows * scales, rows, 7), nearest(rows, rows, 7))
 
 
-def test_low_matmul_precision_setting_is_overridden_and_restored(monkeypatch):
+@pytest.mark.parametrize("size", [200, 3100])
+def test_low_matmul_precision_setting_is_overridden_and_restored(monkeypatch, size):
     """Checked at the product itself: few CPUs show a difference in its result."""
     seen = []
     product = torch.mm
@@ -124,7 +170,8 @@ def test_low_matmul_precision_setting_is_overridden_and_restored(monkeypatch):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        nearest(torch.eye(200), torch.eye(200), 4)
+        rows = torch.eye(size)[:, :200] + 0.1
+        nearest(rows, rows, 1)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
