@@ -66,7 +66,8 @@ def contrasts(scores: Mapping[str, Runs], names: Sequence[str]) -> list[Contrast
     return [
         _contrasts({name: scores[name] for pair in pairs for name in pair}, pairs, whole)
         for shared, pairs in groups.items()
-        if (whole := _whole(shared)) and (len(whole) > 1 or max(shared, key=_length)[1] > 1)
+        if (whole := _whole(shared, scores[pairs[0][0]]))
+        and (len(whole) > 1 or max(shared, key=_length)[1] > 1)
     ]
 
 
@@ -74,10 +75,13 @@ def _length(run: tuple[Hashable, int]) -> int:
     return run[1]
 
 
-def _whole(shared: frozenset[tuple[Hashable, int]]) -> list[Hashable]:
-    """Return the runs with the most queries: others have lost their per-query scores."""
+def _whole(shared: frozenset[tuple[Hashable, int]], order: Runs) -> list[Hashable]:
+    """Return the runs with the most queries, in a given order: others lost their per-query scores.
+
+    A set has another order in every process, and sums would differ in their last digits.
+    """
     queries = max(map(_length, shared), default=0)
-    return [run for run, count in shared if count == queries]
+    return [run for run in order if (run, queries) in shared]
 
 
 def _contrasts(

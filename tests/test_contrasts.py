@@ -1,5 +1,8 @@
 """All pairs at once against one pair at a time."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Hashable
 from itertools import combinations
 
@@ -86,3 +89,24 @@ def test_runs_that_lost_their_queries_are_left_out_of_the_pair() -> None:
 def test_one_figure_each_tells_nothing() -> None:
     scores: Scores = {"a": {0: np.array([0.5])}, "b": {0: np.array([0.4])}}
     assert contrasts(scores, ["a", "b"]) == []
+
+
+def test_every_process_gives_the_same_digits() -> None:
+    program = """
+import numpy as np
+from mlbench.contrasts import contrasts
+rng = np.random.default_rng(0)
+scores = {loss: {f"run {i}": rng.random(50) for i in range(20)} for loss in "ab"}
+(found,) = contrasts(scores, ["a", "b"])
+print([repr(float(x[0])) for x in (found.mean, found.run_variance, found.query_variance)])
+"""
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in range(4)
+    }
+    assert len(printed) == 1
