@@ -77,8 +77,7 @@ def test_long_galleries_against_oracle(rows, k, others, decimals):
     np.testing.assert_array_equal(found, oracle(queries, rows, k, others is None))
 
 
-@pytest.mark.parametrize("size", [3072, 3400, 3584])
-@pytest.mark.parametrize("memory_mb", [7, 300])
+@pytest.mark.parametrize(("size", "memory_mb"), [(3072, 300), (3400, 300), (3584, 300), (5001, 7)])
 def test_long_galleries_in_blocks_and_in_one(size, memory_mb, monkeypatch):
     chosen = []
     make = neighbors.make_shortlist
