@@ -42,9 +42,10 @@ def pair() -> Iterator[Local]:
     assert not multiprocessing.active_children()
 
 
-def plan_of(photos: Path, *losses: str, seeds: int = 1) -> Plan:
+def plan_of(photos: Path, *losses: str, seeds: int = 1, epochs: int = 2) -> Plan:
+    settings = {**QUICK, "schedule.epochs": epochs}
     request = Request(
-        losses=losses, dataset=f"folder:{photos}", seeds=seeds, settings=tuple(QUICK.items())
+        losses=losses, dataset=f"folder:{photos}", seeds=seeds, settings=tuple(settings.items())
     )
     return make_plan(request)
 
@@ -256,7 +257,8 @@ def test_ray_makes_the_same_records_and_a_lost_run_again(
     ray = pytest.importorskip("ray")
     from mlbench.executors.ray import Ray
 
-    plan = plan_of(photos, "softtriple")
+    # Phases are looked up twice a second or so: the run has to be under way for longer.
+    plan = plan_of(photos, "softtriple", epochs=200)
     alone = run(plan, tmp_path / "alone", Inline())
     notes: list[str] = []
     killed: list[str] = []
