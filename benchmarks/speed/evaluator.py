@@ -43,6 +43,7 @@ class Shape:
     classes: int
     tools: tuple[str, ...]
     rounds: int
+    noise: float = 0.15
 
     @property
     def flops(self) -> float:
@@ -57,7 +58,7 @@ class Shape:
 
 CUB = Shape("CUB", 5924, 64, 100, (OURS, "calculator", "argsort"), 5)
 SOP64 = Shape("SOP64", 60502, 64, 11316, (OURS, "calculator"), 3)
-SOP512 = Shape("SOP512", 60502, 512, 11316, (OURS, "calculator"), 2)
+SOP512 = Shape("SOP512", 60502, 512, 11316, (OURS, "calculator"), 2, noise=0.1)
 SHAPES = {shape.name: shape for shape in (CUB, SOP64, SOP512)}
 
 
@@ -68,7 +69,7 @@ def make_data(shape: Shape) -> tuple[Tensor, Tensor]:
     labels = torch.cat((torch.arange(shape.classes).repeat(2), rest))
     centers = torch.randn(shape.classes, shape.dim, generator=generator)
     noise = torch.randn(shape.images, shape.dim, generator=generator)
-    rows = torch.nn.functional.normalize(centers)[labels] + 1.2 / math.sqrt(shape.dim) * noise
+    rows = torch.nn.functional.normalize(centers)[labels] + shape.noise * noise
     return torch.nn.functional.normalize(rows), labels
 
 
