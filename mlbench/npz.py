@@ -55,7 +55,11 @@ def _member(file: BinaryIO, name: bytes, check: bool) -> bytes:
         raise ValueError(f"{name.decode()} is cut off")
     content = file.read(packed)
     if method == _DEFLATED:
-        content = zlib.decompress(content, -zlib.MAX_WBITS)
+        # No more than it says: a few bytes may unpack to a thousand times as many.
+        packing = zlib.decompressobj(-zlib.MAX_WBITS)
+        content = packing.decompress(content, size + 1)
+        if not packing.eof:
+            raise ValueError(f"{name.decode()} is longer than it says, or cut off")
     if len(content) != size or (check and zlib.crc32(content) != crc):
         raise ValueError(f"{name.decode()} is damaged")
     return content

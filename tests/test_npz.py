@@ -1,6 +1,7 @@
 """The quick reader of .npz files against numpy's own."""
 
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -62,6 +63,22 @@ def read(path: Path) -> bytes | None:
     except DAMAGED:
         return None
     return found
+
+
+def test_no_more_is_unpacked_than_is_declared(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    save(path, True, one=np.zeros(2**24, np.uint8))
+    whole = path.read_bytes()
+    # numpy writes the sizes of large files: 20 bytes behind the header of 30 and the name.
+    place = 30 + len("one.npy") + 4
+    assert struct.unpack_from("<Q", whole, place) == (2**24 + 128,)
+    path.write_bytes(whole[:place] + struct.pack("<Q", 1000) + whole[place + 8 :])
+    tracemalloc.start()
+    try:
+        assert read(path) is None
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_other_members_are_refused(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class Group(click.Group):
 
 
 def loss_names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Split ``--losses`` at its commas."""
     names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
     if value is not None and not names:
         raise MlbenchError("--losses is empty; name at least one (see: mlbench list losses)")
@@ -65,6 +66,7 @@ def loss_names(_ctx: click.Context, _param: click.Parameter, value: str | None) 
 def trackers(
     _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
 ) -> tuple[TrackerSpec, ...]:
+    """Read each ``--track``."""
     from mlbench.tracking import parse_tracker
 
     return tuple(parse_tracker(text) for text in value)
@@ -203,12 +205,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For programs
 
 
 def write_json(facts: Any) -> None:
+    """Print facts for programs."""
     write(json.dumps(facts, indent=1) + "\n")
 
 
 def print_list(
     header: Sequence[str], rows: Sequence[Sequence[str]], problems: Sequence[str]
 ) -> None:
+    """Print a plain table, then a warning for each of the problems."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -223,5 +227,6 @@ def print_list(
 
 
 def warn_of(problems: Sequence[str]) -> None:
+    """Print a warning for each problem on standard error."""
     for problem in problems:
         click.echo(f"Warning: {printable(problem)}", err=True)
