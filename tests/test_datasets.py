@@ -397,6 +397,20 @@ class TestGlyphs:
         assert found[0] == found[1]
         assert first.read_bytes() == second.read_bytes()
 
+    def test_cased_are_the_same_images_with_a_class_for_each_case(self, drawn):
+        cased = glyphs.load_cased(None)
+        check(cased)
+        assert cased.name == "glyphs_cased"
+        assert cased.fingerprint != drawn.fingerprint
+        for side in ("train", "test"):
+            whole, split = getattr(drawn, side), getattr(cased, side)
+            assert split.names == whole.names
+            np.testing.assert_array_equal(split.labels // 2, whole.labels)
+            assert set(np.bincount(split.labels)) == {24}
+            for name, label in zip(split.names, split.labels, strict=True):
+                assert name.startswith(split.class_names[label] + "-")
+            np.testing.assert_array_equal(split.read(-1), whole.read(-1))
+
     def test_second_load_draws_nothing(self, drawn, monkeypatch):
         monkeypatch.setattr(glyphs, "_draw", None)
         assert glyphs.load(None).fingerprint == drawn.fingerprint

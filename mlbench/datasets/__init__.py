@@ -10,6 +10,12 @@ BUILTIN: tuple[DatasetEntry, ...] = (
         needs_root=False,
     ),
     DatasetEntry(
+        name="glyphs_cased",
+        target="mlbench.datasets.glyphs:load_cased",
+        summary="the same letters, upper and lower case as classes of their own; needs no files",
+        needs_root=False,
+    ),
+    DatasetEntry(
         name="cub200",
         target="mlbench.datasets.cub200:load",
         summary="CUB-200-2011 birds: 100 species to train on, 100 others to test on",
