@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -574,12 +575,53 @@ def test_every_loss_has_its_own_mark() -> None:
 
 
 def test_a_figure_survives_any_name() -> None:
-    name = 'a\x0b<&">$\\f$ \u9ce5 id="x"' + "z" * 300
+    name = '\u9ce5\x0b<&">$\\f$ id="x"' + "z" * 300
     picture = draw("n", name, name, (3, 2), lambda axes: name_rows(axes, [name]))
     page = parsed(str(picture.svg))
     assert [e.text for e in (*page.all("title"), *page.all("desc"))] == [name, name]
     assert len(page.all("svg")) == 1
     assert any("鳥" in e.text for e in page.all("text"))
+
+
+def test_a_long_label_keeps_its_loss_and_the_end_of_its_parameters() -> None:
+    label = "softtriple (centers_per_class=20, gamma=0.328, la=73.3, tau=0.0)"
+    picture = draw("n", "t", "d", (3, 2), lambda axes: name_rows(axes, [label]))
+    texts = [element.text for element in parsed(str(picture.svg)).all("text")]
+    assert "softtriple" in texts
+    (parameters,) = (text for text in texts if text.startswith("("))
+    assert parameters.endswith("tau=0.0)")
+    assert len(parameters) == 34
+
+
+def test_figures_are_written_as_files_that_stand_alone(study: Study, text: str) -> None:
+    folder = study.folder.parent / "figures"
+    page = folder / "page.html"
+    arguments = ["report", str(study.folder), "-o", str(page), "--figures", str(folder)]
+    arguments += ["--data-root", str(study.photos.parent)]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert page.read_text(encoding="utf-8") == text
+    titles = [e.text for e in parsed(text).all("title")[1:]]
+    files = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")}
+    assert len(files) == len(titles) > 5
+    namespace = "{http://www.w3.org/2000/svg}"
+    for content in files.values():
+        root = ElementTree.fromstring(content)
+        assert root.tag == f"{namespace}svg"
+        assert "var(" not in content
+        title = root.findtext(f"{namespace}title")
+        assert root.findtext(f"{namespace}text") == title
+        assert title in titles
+    assert "softtriple" in files["comparison-1-at-k"]
+
+
+def test_figures_that_cannot_be_written_are_one_line(study: Study, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(
+        main, ["report", str(study.folder), "-o", str(page), "--figures", str(page)]
+    )
+    assert result.exit_code != 0
+    assert len(re.findall("Error", result.stderr)) == 1
+    assert "cannot write" in result.stderr
 
 
 # ---------------------------------------------------------------- in a browser

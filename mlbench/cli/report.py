@@ -26,7 +26,12 @@ from mlbench.errors import printable
     show_envvar=True,
     help="Folder that holds the data set, for figures by class, gallery and map.",
 )
-def report(folder: Path, output: Path, data_root: Path | None) -> None:
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path),
+    help="Folder for the figures as SVG files as well, such as for a paper.",
+)
+def report(folder: Path, output: Path, data_root: Path | None, figures: Path | None) -> None:
     """Write the results in FOLDER as one HTML file that works without a network.
 
     Tables, figures, gallery of retrieved images, map of the embeddings, recipes, provenance.
@@ -34,6 +39,6 @@ def report(folder: Path, output: Path, data_root: Path | None) -> None:
     """
     from mlbench.report import write_report
 
-    for problem in write_report(folder, output, data_root):
+    for problem in write_report(folder, output, data_root, figures):
         click.echo(f"Warning: left out: {printable(problem)}", err=True)
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)

@@ -7,27 +7,31 @@ from pathlib import Path
 from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file
 from mlbench.report.page import render
+from mlbench.report.svg import figures as svg_files
 from mlbench.store import read_results
 
 __all__ = ["write_report"]
 
 
-def write_report(folder: Path, output: Path, data_root: Path | None = None) -> tuple[str, ...]:
+def write_report(
+    folder: Path, output: Path, data_root: Path | None = None, figures: Path | None = None
+) -> tuple[str, ...]:
     """Write all results of a folder as one HTML file.
 
-    The same records (and images) give the same file.
+    The same records (and images) give the same files.
 
     Args:
         folder: of the records.
         output: the file, replaced if it exists.
         data_root: folder that holds the data sets of the records, for figures by class, gallery
             and map; without it the page says what is missing.
+        figures: folder for the page's figures as SVG files too, each named as in the page.
 
     Returns:
         one line for each file that is no readable record.
 
     Raises:
-        MlbenchError: no folder, no readable record, or the file cannot be written.
+        MlbenchError: no folder, no readable record, or a file cannot be written.
     """
     if output.is_dir():
         raise MlbenchError(
@@ -40,4 +44,8 @@ def write_report(folder: Path, output: Path, data_root: Path | None = None) -> t
     with atomic_file(output) as file:
         # A file name may hold bytes that are no text.
         file.write(text.encode("utf-8", "replace"))
+    if figures is not None:
+        for name, svg in svg_files(text).items():
+            with atomic_file(figures / f"{name}.svg") as file:
+                file.write(svg.encode("utf-8", "replace"))
     return results.problems

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Styles = Mapping[str, Style]
 WIDTH = 5.6
 """Inches of a figure that takes half of the page: 403 points, in which text of 10.5 is drawn."""
+_LEGEND_COLUMNS = 2
 
 
 def recall_plot(group: Group, styles: Styles, name: str) -> Picture:
@@ -59,15 +60,18 @@ def recall_at_k_plot(group: Group, styles: Styles, name: str) -> Picture:
         for entry in entries:
             means = [100 * entry.row.estimates[f"R@{k}"].mean for k in ks]
             style = styles[entry.label]
-            axes.plot(ks, means, color=style.token, marker=style.marker, ms=5, ls=style.line)
+            axes.plot(ks, means, color=style.token, marker=style.marker, ms=5, ls=style.line,
+                      label=shortened(entry.label))  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.set_xticks(ks, [str(k) for k in ks])
         axes.set_xticks([], minor=True)
         axes.set_xlabel("k")
         axes.set_ylabel("R@k, percent")
+        _legend(axes)
 
     words = "; ".join(_in_words(entries, f"R@{k}") for k in ks)
-    return draw(name, "Recall at k", words, (WIDTH, 3.4), paint)
+    size = WIDTH, 3.4 + _legend_height(len(entries))
+    return draw(name, "Recall at k", words, size, paint)
 
 
 _COSTS: tuple[tuple[str, str, Callable[[RunRecord], float]], ...] = (
@@ -216,16 +220,18 @@ def class_plot(
         for label, row in zip(labels, recalls, strict=True):
             style = styles[label]
             axes.plot(100 * row, range(len(names)), ls="", marker=style.marker, ms=6,
-                      color=style.token, alpha=0.9)  # fmt: skip
+                      color=style.token, alpha=0.9, label=shortened(label))  # fmt: skip
         name_rows(axes, names, 32)
         axes.set_xlim(-3, 103)
         axes.set_xlabel("R@1 of the class, percent")
+        _legend(axes)
 
     words = "; ".join(
         f"{name}: {100 * recalls[:, number].mean():.0f}" for number, name in enumerate(names)
     )
     description = f"Mean over losses, percent: {words}"
-    return draw(*picture, description, (WIDTH, 0.3 * len(names) + 0.8), paint)
+    size = WIDTH, 0.3 * len(names) + 0.8 + _legend_height(len(labels))
+    return draw(*picture, description, size, paint)
 
 
 def report_plot(entries: Sequence[Entry], styles: Styles, key: str, name: str) -> Picture:
@@ -261,12 +267,31 @@ def _point(axes: Axes, x: float, y: float, half_width: float, style: Style) -> N
     )
 
 
+def _legend(axes: Axes) -> None:
+    """Say below the axes what the marks stand for."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.legend(loc="outside lower center", ncols=_LEGEND_COLUMNS, frameon=False, fontsize=9.5)
+
+
+def _legend_height(entries: int) -> float:
+    return 0.22 * -(-entries // _LEGEND_COLUMNS)
+
+
 def name_rows(axes: Axes, names: Sequence[str], length: int = 26) -> None:
-    """Name the rows 0, 1, ... of a plot from the top, each in at most ``length`` characters."""
-    axes.set_yticks(range(len(names)), [shortened(name, length) for name in names], color=INK)
+    """Name the rows 0, 1, ... of a plot from the top, in lines of about ``length`` characters."""
+    axes.set_yticks(range(len(names)), [_in_lines(name, length) for name in names], color=INK)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set_ylim(len(names) - 0.5, -0.7)
+
+
+def _in_lines(label: str, length: int) -> str:
+    """Break a long label before its parameters."""
+    name, mark, parameters = label.partition(" (")
+    if len(label) <= length or not mark:
+        return shortened(label, length)
+    return f"{shortened(name, length)}\n{shortened(f'({parameters}', length + 8)}"
 
 
 def _in_words(entries: Sequence[Entry], metric: str) -> str:

@@ -79,11 +79,6 @@ class Section:
     provenance: list[tuple[str, sheets.Facts]]
     runs: Sheet
 
-    @property
-    def trained(self) -> dict[str, Style]:
-        """The styles of the rows that were trained."""
-        return {entry.label: self.styles[entry.label] for entry in self.group.trained}
-
 
 def section(
     number: int,

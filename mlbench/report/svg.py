@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -135,6 +135,43 @@ def inline(text: str, name: str, title: str, description: str) -> Markup:
     return Markup(f"{head}>{words.format(name, title, description)}{end}")
 
 
+_FIGURE = re.compile(
+    r'<svg role="img" aria-labelledby="(?P<name>[\w-]+)-t".*?viewBox="0 0 '
+    r'(?P<width>[\d.]+) (?P<height>[\d.]+)"[^>]*>'
+    r"(?P<body><title[^>]*>(?P<title>.*?)</title>.*?)</svg>",
+    re.DOTALL,
+)
+
+
+def figures(page: str) -> dict[str, str]:
+    """Return the figures of a page as SVG files by name, in the page's light colours.
+
+    Args:
+        page: whose style names the colours, with figures made by ``inline``.
+    """
+    colours = dict(re.findall(r"(--[\w-]+): (#[0-9a-f]+);", page[: page.index("@media")]))
+    return {match["name"]: _standalone(match, colours) for match in _FIGURE.finditer(page)}
+
+
+_HEADING = 24
+"""Points above a figure that stands alone, for the title that is beside it in the page."""
+
+
+def _standalone(match: re.Match[str], colours: Mapping[str, str]) -> str:
+    name, title, width = match["name"], match["title"], match["width"]
+    height = float(match["height"]) + _HEADING
+    body = re.sub(r"var\((--[\w-]+)\)", lambda each: colours[each[1]], match["body"])
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'role="img" aria-labelledby="{name}-t" aria-describedby="{name}-d" '
+        f'width="{width}pt" height="{height:g}pt" viewBox="0 {-_HEADING} {width} {height:g}" '
+        f'font-family="sans-serif">\n'
+        f'<rect y="{-_HEADING}" width="100%" height="100%" fill="{colours["--paper"]}"/>\n'
+        f'<text x="4" y="-8" font-size="11" font-weight="bold" fill="{colours["--ink"]}">{title}'
+        f"</text>\n{body}</svg>\n"
+    )
+
+
 def _themed(match: re.Match[str]) -> str:
     variable = _VARIABLES.get(match[0])
     return f"var({variable})" if variable else match[0]
@@ -146,6 +183,10 @@ def _opening(name: str) -> str:
 
 
 def shortened(label: str, length: int = 26) -> str:
-    """Return a label as it fits beside an axis: printable characters, at most ``length``."""
+    """Return a label as it fits beside an axis: printable characters, at most ``length``.
+
+    The middle goes first, as labels differ in their parameters' values at the end.
+    """
     text = "".join(c if c.isprintable() else " " for c in label)
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+    start = length // 3
+    return text if len(text) <= length else f"{text[:start]}…{text[start + 1 - length :]}"
