@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check tables clean
 
 demo: $(STAMP)  ## train the four losses on the embedded data set and print the table
 	$(BIN)/mlbench run
@@ -16,6 +16,9 @@ check: $(STAMP)  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+tables: $(STAMP)  ## print the tables and draw the figures of results/README.md (and docs/) anew
+	$(BIN)/python tests/documents.py
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("mlbench needs Python 3.11 or newer; set PYTHON=...") if sys.version_info < (3, 11) else 0'

@@ -1,7 +1,8 @@
 """What documents hold: commands, code blocks, links, and parts that are printed by code.
 
 ``python tests/documents.py`` prints those parts anew: the API reference, each block below a comment
-such as ``<!-- printed by: mlbench diff blog paper -->``, and each right below a block of Python.
+such as ``<!-- printed by: mlbench diff blog paper -->``, each right below a block of Python, and the
+Markdown tables between such a comment and ``<!-- end -->``. It also draws the figures of results/.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import io
 import os
 import re
 import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,14 +31,19 @@ from mlbench.cli import main
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 API = DOCS / "api.md"
-COMMANDED = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
-LINKED = (*COMMANDED, ROOT / "results" / "README.md", ROOT / "CONTRIBUTING.md")
+RESULTS = ROOT / "results" / "README.md"
+COMMANDED = (ROOT / "README.md", *sorted(DOCS.glob("*.md")), RESULTS)
+LINKED = (*COMMANDED, ROOT / "CONTRIBUTING.md")
 WIDTH = 100
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"^    (mlbench .*)$", re.MULTILINE)
 _INLINE = re.compile(r"(?<!`)`(mlbench [a-z][^`]*)`(?!`)")
 _PRINTED = re.compile(r"(<!-- printed by: (mlbench .*?) -->\n```\n)(.*?)(^```$)", re.M | re.S)
+_TABLES = re.compile(
+    r"(<!-- printed by: (mlbench .*? --format markdown.*?) -->\n)(.*?)(<!-- end -->)", re.S
+)
+_FIGURE = re.compile(r"\]\(figures/([\w-]+)/([\w-]+)\.svg\)")
 _ANSWERED = re.compile(r"(^```python\n([^`]*)^```\n\n```\n)(.*?)(^```$)", re.M | re.S)
 
 
@@ -98,6 +106,7 @@ def _commands(line: str) -> Iterator[list[str]]:
 def printed_anew(text: str) -> str:
     """Return a document with what its ``printed by`` commands and Python blocks print now."""
     text = _PRINTED.sub(lambda m: f"{m[1]}{output(shlex.split(m[2])[1:])}{m[4]}", text)
+    text = _TABLES.sub(lambda m: f"{m[1]}\n{output(shlex.split(m[2])[1:])}\n{m[4]}", text)
     return _ANSWERED.sub(lambda m: f"{m[1]}{_printed_by(m[2])}{m[4]}", text)
 
 
@@ -247,12 +256,27 @@ def _item(line: str) -> str:
     return f"  {line.strip()}" if line.startswith("        ") else line.removeprefix("    ")
 
 
+def draw_figures() -> None:
+    """Draw the figures that ``results/README.md`` shows, each one of the report of its study."""
+    shown = _FIGURE.findall(RESULTS.read_text(encoding="utf-8"))
+    for study in sorted({study for study, _ in shown}):
+        with tempfile.TemporaryDirectory() as folder:
+            page = f"{folder}/page.html"
+            output(["report", f"results/study/{study}", "-o", page, "--figures", folder])
+            place = RESULTS.parent / "figures" / study
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+            for name in (name for of, name in shown if of == study):
+                shutil.copy(Path(folder, f"{name}.svg"), place)
+
+
 def regenerate() -> None:
-    """Write all that is printed by code into the documents."""
+    """Write all that is printed by code into the documents, and draw their figures."""
     API.write_text(reference(), encoding="utf-8")
     for document in COMMANDED:
         text = document.read_text(encoding="utf-8")
         document.write_text(printed_anew(text), encoding="utf-8")
+    draw_figures()
 
 
 if __name__ == "__main__":
