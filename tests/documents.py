@@ -1,8 +1,9 @@
 """What documents hold: commands, code blocks, links, and parts that are printed by code.
 
 ``python tests/documents.py`` prints those parts anew: the API reference, each block below a comment
-such as ``<!-- printed by: mlbench diff blog paper -->``, each right below a block of Python, and the
-Markdown tables between such a comment and ``<!-- end -->``. It also draws the figures of results/.
+such as ``<!-- printed by: mlbench diff blog paper -->``, each right below a block of Python, and
+the Markdown tables between such a comment and ``<!-- end -->``. It also draws the figures of
+results/.
 """
 
 from __future__ import annotations

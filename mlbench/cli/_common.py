@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from mlbench.tracking import TrackerSpec
 
 
+Command = Callable[..., None]
+
+
 class UserError(click.ClickException):
     exit_code = 2
 
@@ -55,12 +58,30 @@ class Group(click.Group):
             sys.exit(exit_code(stop))
 
 
-def loss_names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Split ``--losses`` at its commas."""
+def losses_option(purpose: str) -> Callable[[Command], Command]:
+    """Return the option ``--losses`` of a command that has a ``purpose`` for them."""
+    return click.option(
+        "--losses",
+        callback=_loss_names,
+        metavar="A,B,...",
+        shell_complete=_complete.loss_lists,
+        help=f"Losses to {purpose}.",
+    )
+
+
+def _loss_names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
     names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
     if value is not None and not names:
         raise MlbenchError("--losses is empty; name at least one (see: mlbench list losses)")
     return names
+
+
+recipe_option = click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    shell_complete=_complete.recipes,
+    help="Shipped recipe or a TOML. [default: default]",
+)
 
 
 def trackers(
@@ -72,7 +93,7 @@ def trackers(
     return tuple(parse_tracker(text) for text in value)
 
 
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
+def run_options(command: Command) -> Command:
     """Add the options that commands share which make runs."""
     options = (
         click.option(

@@ -10,8 +10,9 @@ import click
 
 from mlbench.cli import _complete
 from mlbench.cli._common import (
-    loss_names,
+    losses_option,
     print_sheets,
+    recipe_option,
     report_failures,
     request,
     run_options,
@@ -25,19 +26,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("benchmark", required=False, type=click.Path(path_type=Path))
-@click.option(
-    "--losses",
-    callback=loss_names,
-    metavar="A,B,...",
-    shell_complete=_complete.loss_lists,
-    help="Losses to train.",
-)
-@click.option(
-    "--recipe",
-    metavar="NAME|FILE",
-    shell_complete=_complete.recipes,
-    help="Shipped recipe or a TOML. [default: default]",
-)
+@losses_option("train")
+@recipe_option
 @click.option(
     "--select",
     type=click.Choice(["last", "validation", "test-best"]),
@@ -149,19 +139,8 @@ def ablate(
 
 
 @click.command()
-@click.option(
-    "--losses",
-    callback=loss_names,
-    metavar="A,B,...",
-    shell_complete=_complete.loss_lists,
-    help="Losses to tune.",
-)
-@click.option(
-    "--recipe",
-    metavar="NAME|FILE",
-    shell_complete=_complete.recipes,
-    help="Shipped recipe or a TOML. [default: default]",
-)
+@losses_option("tune")
+@recipe_option
 @click.option(
     "--trials", type=click.IntRange(1), default=20, show_default=True, help="Of each loss."
 )
