@@ -30,7 +30,7 @@ class Row:
         loss: its name.
         baseline: whether nothing was trained.
         estimates: by metric, as fractions; empty if every run diverged.
-        runs: finished runs behind the estimates.
+        files: records of the finished runs behind the estimates, in the order of seed and fold.
         diverged: runs whose loss became NaN or infinite.
         behind: by metric, the best trained row's mean minus this one's over the runs that both
             have; None for the best, absent for baselines and where they share too few.
@@ -42,11 +42,16 @@ class Row:
     loss: str
     baseline: bool
     estimates: dict[str, Estimate]
-    runs: int
+    files: tuple[str, ...]
     diverged: int
     behind: dict[str, Difference | None]
     tied: frozenset[str]
     notes: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> int:
+        """Finished runs behind the estimates."""
+        return len(self.files)
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Comparison:
         recipe: of all rows.
         metrics: in the order of the columns.
         rows: baselines first, then losses in alphabetical order.
+        files: all its records, those left out of the rows included.
         stamp: what a reader must know to judge the figures, a line each.
         differences: fields in which it differs from the first comparison of the folder.
         unbeaten: the baseline with the best R@1, unless a trained row is shown to exceed it.
@@ -73,6 +79,7 @@ class Comparison:
     recipe: Recipe
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
+    files: tuple[str, ...]
     stamp: tuple[str, ...]
     differences: tuple[str, ...] = ()
     unbeaten: str | None = None
@@ -149,7 +156,7 @@ def _comparison(records: Mapping[Path, RunRecord]) -> Comparison:
     }
     order = {name: number for number, name in enumerate(BASELINES)}
     rows = [
-        _row(label, list(group.values()), _note_of_repeats(group, repeats[label]))
+        _row(label, group, _note_of_repeats(group, repeats[label]))
         for label, group in groups.items()
     ]
     rows.sort(key=lambda row: (order.get(row.loss, len(order)), row.label))
@@ -163,6 +170,7 @@ def _comparison(records: Mapping[Path, RunRecord]) -> Comparison:
         recipe=recipe,
         metrics=metrics,
         rows=_judged(rows, groups, metrics),
+        files=tuple(map(str, records)),
         stamp=_stamp(values),
         unbeaten=_unbeaten(rows, groups),
     )
@@ -189,20 +197,27 @@ def _note_of_repeats(
     return (f"{len(other)} repeated run(s) left out: of each seed and fold, one record counts",)
 
 
-def _row(label: str, records: list[RunRecord], notes: tuple[str, ...]) -> Row:
-    finished = [r for r in records if r.status == "ok"]
-    names = [name for name in (finished[0].metrics if finished else ()) if name not in _COUNTS]
+def _row(label: str, records: Mapping[Path, RunRecord], notes: tuple[str, ...]) -> Row:
+    loss = next(iter(records.values())).loss
+    finished = {path: r for path, r in records.items() if r.status == "ok"}
+    files = sorted(finished, key=lambda path: _cell(finished[path]))
+    figures = [record.metrics for record in finished.values()]
+    names = [name for name in (figures[0] if figures else ()) if name not in _COUNTS]
     return Row(
         label=label,
-        loss=records[0].loss,
-        baseline=records[0].loss in BASELINES,
-        estimates={name: estimate([r.metrics[name] for r in finished]) for name in names},
-        runs=len(finished),
+        loss=loss,
+        baseline=loss in BASELINES,
+        estimates={name: estimate([each[name] for each in figures]) for name in names},
+        files=tuple(map(str, files)),
         diverged=len(records) - len(finished),
         behind={},
         tied=frozenset(),
         notes=notes,
     )
+
+
+def _cell(record: RunRecord) -> tuple[int, int]:
+    return record.seed, -1 if record.fold is None else record.fold
 
 
 def _judged(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlbench.comparison import Comparison, Row, compare, place
+from mlbench.comparison import Comparison, Row, compare
 from mlbench.record import RunRecord
 
 Runs = dict[Path, RunRecord]
-Cell = tuple[int, int]
-"""Seed and fold of a run; -1 for none."""
 
 
 @dataclass(frozen=True)
@@ -52,35 +50,15 @@ def groups(records: Mapping[Path, RunRecord]) -> list[Group]:
     Args:
         records: by the path of their file.
     """
-    parts: dict[tuple[str, str, int, str], Runs] = {}
-    for path, r in records.items():
-        key = (r.recipe_id, r.dataset.fingerprint, r.protocol_version, r.weights_id)
-        parts.setdefault(key, {})[path] = r
-    ordered = [part for _, part in sorted(parts.items())]
-    return [_group(c, part) for c, part in zip(compare(records), ordered, strict=True)]
+    return [
+        Group(
+            comparison,
+            tuple(Entry(row, _chosen(records, row.files)) for row in comparison.rows),
+            _chosen(records, comparison.files),
+        )
+        for comparison in compare(records)
+    ]
 
 
-def _group(comparison: Comparison, records: Runs) -> Group:
-    rows = {row.label: row for row in comparison.rows}
-    cells: dict[str, dict[Cell, Path]] = {label: {} for label in rows}
-    for path, record in records.items():
-        # Of repeated runs the first counts, as in the table.
-        cells[_label(record, rows)].setdefault(_cell(record), path)
-    entries = tuple(Entry(row, _finished(cells[label], records)) for label, row in rows.items())
-    return Group(comparison, entries, records)
-
-
-def _finished(cells: Mapping[Cell, Path], records: Runs) -> Runs:
-    ordered = (path for _, path in sorted(cells.items()))
-    return {path: records[path] for path in ordered if records[path].status == "ok"}
-
-
-def _cell(record: RunRecord) -> Cell:
-    return record.seed, -1 if record.fold is None else record.fold
-
-
-def _label(record: RunRecord, rows: Mapping[str, Row]) -> str:
-    """Return the label of a record's row; the table's own rule is asked, with the record alone."""
-    (alone,) = compare({Path("alone.json"): record})
-    label = alone.rows[0].label
-    return label if label in rows else f"{label} [{place(record)}]"
+def _chosen(records: Mapping[Path, RunRecord], files: Sequence[str]) -> Runs:
+    return {path: records[path] for path in map(Path, files)}
