@@ -93,74 +93,75 @@ def trackers(
     return tuple(parse_tracker(text) for text in value)
 
 
+_RUN_OPTIONS = (
+    click.option(
+        "--dataset",
+        metavar="NAME",
+        shell_complete=_complete.datasets,
+        help="Data set, or folder:PATH.",
+    ),
+    click.option(
+        "--data-root",
+        type=click.Path(path_type=Path),
+        envvar="MLBENCH_DATA_ROOT",
+        show_envvar=True,
+        help="Folder that holds the data set.",
+    ),
+    click.option(
+        "--backbone",
+        metavar="NAME",
+        shell_complete=_complete.backbones,
+        help="Backbone, instead of the recipe's.",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change a recipe field (schedule.epochs=5) or a loss's parameter (softtriple.tau=0).",
+    ),
+    click.option("--seeds", type=click.IntRange(1, 1000), help="Number of seeds. [default: 1]"),
+    click.option(
+        "--folds",
+        type=click.IntRange(2),
+        help="Class-disjoint folds of the training classes, each left out of a run.",
+    ),
+    click.option(
+        "--on-bad-image",
+        type=click.Choice(["error", "skip"]),
+        default="error",
+        show_default=True,
+        help="Stop and name the images that cannot be read, or leave them out.",
+    ),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+    ),
+    click.option(
+        "--compile",
+        is_flag=True,
+        help="Train with torch.compile, on a GPU with CUDA graphs; takes a minute first.",
+    ),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default=Path("results"),
+        show_default=True,
+        help="Folder for the records.",
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Print the table and errors, no progress."),
+    *EXECUTOR_OPTIONS,
+)
+
+
 def run_options(command: Command) -> Command:
     """Add the options that commands share which make runs."""
-    options = (
-        click.option(
-            "--dataset",
-            metavar="NAME",
-            shell_complete=_complete.datasets,
-            help="Data set, or folder:PATH.",
-        ),
-        click.option(
-            "--data-root",
-            type=click.Path(path_type=Path),
-            envvar="MLBENCH_DATA_ROOT",
-            show_envvar=True,
-            help="Folder that holds the data set.",
-        ),
-        click.option(
-            "--backbone",
-            metavar="NAME",
-            shell_complete=_complete.backbones,
-            help="Backbone, instead of the recipe's.",
-        ),
-        click.option(
-            "--set",
-            "settings",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Change a recipe field (schedule.epochs=5) or a loss's parameter "
-            "(softtriple.tau=0).",
-        ),
-        click.option("--seeds", type=click.IntRange(1, 1000), help="Number of seeds. [default: 1]"),
-        click.option(
-            "--folds",
-            type=click.IntRange(2),
-            help="Class-disjoint folds of the training classes, each left out of a run.",
-        ),
-        click.option(
-            "--on-bad-image",
-            type=click.Choice(["error", "skip"]),
-            default="error",
-            show_default=True,
-            help="Stop and name the images that cannot be read, or leave them out.",
-        ),
-        click.option(
-            "--device",
-            type=click.Choice(["auto", "cpu", "cuda"]),
-            default="auto",
-            show_default=True,
-        ),
-        click.option(
-            "--compile",
-            is_flag=True,
-            help="Train with torch.compile, on a GPU with CUDA graphs; takes a minute first.",
-        ),
-        click.option(
-            "--out",
-            type=click.Path(path_type=Path),
-            default=Path("results"),
-            show_default=True,
-            help="Folder for the records.",
-        ),
-        click.option(
-            "-q", "--quiet", is_flag=True, help="Print the table and errors, no progress."
-        ),
-        *EXECUTOR_OPTIONS,
-    )
     wanting = gathering_executor(command)
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), wanting)
+    return functools.reduce(
+        lambda wrapped, option: option(wrapped), reversed(_RUN_OPTIONS), wanting
+    )
 
 
 def request(
