@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ from PIL import Image
 
 # Tests are small: on a busy machine, threads that wait for each other cost ten times the work.
 torch.set_num_threads(1)
+# A shell ignores Ctrl-C in what it starts in the background; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
