@@ -54,13 +54,36 @@ class Row:
         return len(self.files)
 
 
+@dataclass(frozen=True, order=True)
+class Identity:
+    """What records that may stand in one table have in common.
+
+    Attributes:
+        recipe_id: of the recipe.
+        fingerprint: of the data set.
+        protocol_version: of the evaluator's definitions.
+        weights_id: of the backbone's initial weights.
+    """
+
+    recipe_id: str
+    fingerprint: str
+    protocol_version: int
+    weights_id: str
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Identity:
+        """Return that of a record."""
+        data, protocol = record.dataset.fingerprint, record.protocol_version
+        return cls(record.recipe_id, data, protocol, record.weights_id)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Rows that may be compared: one recipe, data set, protocol and set of initial weights.
 
     Attributes:
         title: data set, backbone, embedding length.
-        recipe_id: of all rows.
+        identity: of all its records.
         dataset: name.
         dim: embedding length.
         recipe: of all rows.
@@ -73,7 +96,7 @@ class Comparison:
     """
 
     title: str
-    recipe_id: str
+    identity: Identity
     dataset: str
     dim: int
     recipe: Recipe
@@ -83,6 +106,11 @@ class Comparison:
     stamp: tuple[str, ...]
     differences: tuple[str, ...] = ()
     unbeaten: str | None = None
+
+    @property
+    def recipe_id(self) -> str:
+        """Of all rows."""
+        return self.identity.recipe_id
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -97,15 +125,18 @@ def compare(records: Mapping[Path, RunRecord]) -> list[Comparison]:
     Args:
         records: by the path of their file, beside which the per-query results lie.
     """
-    groups: dict[tuple[str, str, int, str], dict[Path, RunRecord]] = {}
-    for path, r in records.items():
-        key = (r.recipe_id, r.dataset.fingerprint, r.protocol_version, r.weights_id)
-        groups.setdefault(key, {})[path] = r
-    ordered = [group for _, group in sorted(groups.items())]
-    first = _identity(ordered[0]) if ordered else {}
+    groups: dict[Identity, dict[Path, RunRecord]] = {}
+    for path, record in records.items():
+        groups.setdefault(Identity.of(record), {})[path] = record
+    return told_apart(map(_comparison, groups.values()))
+
+
+def told_apart(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Put comparisons into their order, and note how each differs from the first."""
+    ordered = sorted(comparisons, key=lambda each: each.identity)
     return [
-        replace(_comparison(group), differences=_sentences(first, _identity(group)))
-        for group in ordered
+        replace(each, differences=_sentences(_fields(ordered[0]), _fields(each)))
+        for each in ordered
     ]
 
 
@@ -127,14 +158,14 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
     )
 
 
-def _identity(group: Mapping[Path, RunRecord]) -> dict[str, Any]:
-    """Return what makes a group's figures comparable, flat."""
-    record = next(iter(group.values()))
+def _fields(comparison: Comparison) -> dict[str, Any]:
+    """Return what makes its figures comparable, flat."""
+    identity = comparison.identity
     return {
-        **record.recipe.flat(),
-        "dataset fingerprint": record.dataset.fingerprint[:12],
-        "protocol version": record.protocol_version,
-        "weights": record.weights_id,
+        **comparison.recipe.flat(),
+        "dataset fingerprint": identity.fingerprint[:12],
+        "protocol version": identity.protocol_version,
+        "weights": identity.weights_id,
     }
 
 
@@ -164,7 +195,7 @@ def _comparison(records: Mapping[Path, RunRecord]) -> Comparison:
     first, recipe, metrics = values[0], values[0].recipe, _metrics(values)
     return Comparison(
         title=f"{first.dataset.name}, {recipe.backbone.name}, {recipe.head.dim} dimensions",
-        recipe_id=first.recipe_id,
+        identity=Identity.of(first),
         dataset=first.dataset.name,
         dim=recipe.head.dim,
         recipe=recipe,

@@ -7,6 +7,7 @@ resamples seeds and queries, both paired: the same seeds and the same queries fo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -272,6 +273,7 @@ def holm(p_values: Mapping[K, float], alpha: float = 0.05) -> set[K]:
     return rejected
 
 
+@functools.cache
 def _t_quantile(freedom: float, confidence: float) -> float:
     from scipy.special import stdtrit
 

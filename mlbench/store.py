@@ -11,7 +11,7 @@ import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -281,29 +281,48 @@ def read_results(folder: Path) -> Results:
     Raises:
         MlbenchError: there is no such folder, or not one file in it that could be a record.
     """
+    return read_records(Path(file.path) for file in record_files(folder) if is_record(file))
+
+
+def read_records(paths: Iterable[Path]) -> Results:
+    """Read records, the damaged ones named."""
+    records, problems = {}, []
+    with no_collection():
+        for path in paths:
+            try:
+                records[path] = load(path)
+            except MlbenchError as error:
+                problems.append(str(error))
+    return Results(records, tuple(problems))
+
+
+def record_files(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the records (``.json``) and per-query results (``.npz``) under ``folder``, in order.
+
+    Raises:
+        MlbenchError: there is no such folder, or not one file in it that could be a record.
+    """
     if not folder.is_dir():
         raise MlbenchError(
             f"no results folder '{folder}'; make one with: mlbench run --out {folder}"
         )
-    records, problems = {}, []
-    with no_collection():
-        for entry in files(folder, ".json"):
-            file = Path(entry.path)
-            try:
-                records[file] = load(file)
-            except MlbenchError as error:
-                problems.append(str(error))
-    if not records and not problems:
+    found = list(_files(folder, ".json", ".npz"))
+    if not any(map(is_record, found)):
         raise MlbenchError(f"no records in '{folder}'; make some with: mlbench run --out {folder}")
-    return Results(records, tuple(problems))
+    return found
 
 
-def files(folder: str | os.PathLike[str], *endings: str) -> Iterator[os.DirEntry[str]]:
+def is_record(file: os.DirEntry[str]) -> bool:
+    """Return whether a file is to be a record, by its name."""
+    return file.name.endswith(".json")
+
+
+def _files(folder: str | os.PathLike[str], *endings: str) -> Iterator[os.DirEntry[str]]:
     """Yield what lies under ``folder`` and ends so, in path order; folder links are passed over."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in sorted(entries, key=_name):
             if entry.is_dir(follow_symlinks=False):
-                yield from files(entry.path, *endings)
+                yield from _files(entry.path, *endings)
             elif entry.name.endswith(endings):
                 yield entry
 

@@ -1,10 +1,11 @@
-"""The comparisons of a results folder, kept from call to call for as long as no file changes."""
+"""The comparisons of a results folder, each kept from call to call while no file of it changes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -12,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from mlbench.comparison import Comparison, compare
+from mlbench.comparison import Comparison, Identity, compare, told_apart
 from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file, cache_dir
 from mlbench.provenance import source_digest
-from mlbench.store import files, no_collection, read_results
+from mlbench.store import is_record, no_collection, read_records, record_files
 
 # A file changed twice within the clock's grain would look unchanged after the second time.
 _SETTLED_NS = 2_000_000_000
@@ -35,55 +36,101 @@ class Summary:
     problems: tuple[str, ...]
 
 
+State = tuple[int, int, int, int]
+"""Size and time of change (ns) of a record, then of the per-query results beside it; 0 if none."""
+
+_NOTHING = (0, 0)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A comparison, and the states that its records' files were in."""
+
+    comparison: Comparison
+    states: dict[str, State]
+
+
 @dataclass(frozen=True)
 class _Kept:
-    key: str
-    summary: Summary
+    """What came of the records of a folder, by a source of mlbench and its plugins."""
+
+    source: str
+    parts: tuple[_Part, ...]
 
 
 def summarise(folder: Path) -> Summary:
     """Read and compare all records under ``folder``.
 
-    What comes of it is kept in the cache and taken again while every file has the path, size and
-    time of change that it had, under the same source of mlbench and the same plugins.
+    Each comparison is kept in the cache and taken again while its records are the same and their
+    files have the size and time of change that they had, under the same source of mlbench and the
+    same plugins.
 
     Raises:
         MlbenchError: there is no such folder, or not one file in it that could be a record.
     """
+    started, source, place = time.time_ns(), _source(), _place(folder)
     states = _states(folder)
-    key = _key(states)
-    place = _place(folder)
-    kept = _read(place)
-    if kept is not None and kept.key == key:
-        return kept.summary
+    kept = _read(place, source)
     with no_collection():
-        results = read_results(folder)
-        summary = Summary(tuple(compare(results.records)), results.problems)
-    settled = all(time.time_ns() - changed > _SETTLED_NS for _, _, changed in states)
-    if place is not None and settled:
+        found, problems = _renewed(kept, states)
+    settled = [part for part in found if _is_settled(part, started)]
+    if place is not None and settled != list(kept):
         with suppress(MlbenchError), atomic_file(place) as file:
-            file.write(msgspec.json.encode(_Kept(key, summary)))
-    return summary
+            file.write(msgspec.json.encode(_Kept(source, tuple(settled))))
+    return Summary(tuple(told_apart(part.comparison for part in found)), problems)
 
 
-def _states(folder: Path) -> list[tuple[str, int, int]]:
-    """Return path, size and time of change (ns) of every file that the comparisons come from."""
-    found = []
-    for entry in files(folder, ".json", ".npz"):
+def _renewed(
+    kept: Sequence[_Part], states: Mapping[str, State]
+) -> tuple[list[_Part], tuple[str, ...]]:
+    """Return the comparisons, those with a change made anew, and what cannot be read."""
+    same = {
+        part.comparison.identity: part
+        for part in kept
+        if all(states.get(path) == state for path, state in part.states.items())
+    }
+    held = {path for part in same.values() for path in part.states}
+    new = read_records(Path(path) for path in states if path not in held)
+    joined = {Identity.of(record) for record in new.records.values()} & same.keys()
+    old = read_records(Path(path) for each in joined for path in same.pop(each).states)
+    read = new.records | old.records
+    fresh = compare({path: read[path] for path in map(Path, states) if path in read})
+    parts = [_Part(each, {path: states[path] for path in each.files}) for each in fresh]
+    return [*same.values(), *parts], new.problems + old.problems
+
+
+def _states(folder: Path) -> dict[str, State]:
+    """Return the state of each record by its path."""
+    own: dict[str, tuple[int, int]] = {}
+    for file in (files := record_files(folder)):
         with suppress(OSError):  # a link to nothing, or removed just now
-            status = entry.stat()
-            found.append((entry.path, status.st_size, status.st_mtime_ns))
-    return found
+            status = file.stat()
+            own[file.path] = status.st_size, status.st_mtime_ns
+    return {
+        str(Path(record)): (
+            *own.get(record, _NOTHING),
+            *own.get(f"{record.removesuffix('.json')}.npz", _NOTHING),
+        )
+        for record in (file.path for file in files if is_record(file))
+    }
 
 
-def _key(states: list[tuple[str, int, int]]) -> str:
+def _is_settled(part: _Part, now: int) -> bool:
+    """Return whether no file changed so lately that another change could look the same."""
+    return all(
+        now - max(record, beside) > _SETTLED_NS for _, record, _, beside in part.states.values()
+    )
+
+
+def _source() -> str:
+    """Return what the comparisons are made by: mlbench's own source and the plugins."""
     groups = ("mlbench.losses", "mlbench.datasets", "mlbench.backbones")
     plugins = [
         (point.name, point.value, point.dist.version if point.dist else "")
         for group in groups
         for point in sorted(entry_points(group=group))
     ]
-    return hashlib.sha256(repr((source_digest(), plugins, states)).encode()).hexdigest()
+    return hashlib.sha256(repr((source_digest(), plugins)).encode()).hexdigest()
 
 
 def _place(folder: Path) -> Path | None:
@@ -94,10 +141,11 @@ def _place(folder: Path) -> Path | None:
         return None
 
 
-def _read(place: Path | None) -> _Kept | None:
+def _read(place: Path | None, source: str) -> tuple[_Part, ...]:
     if place is None:
-        return None
+        return ()
     try:
-        return msgspec.json.decode(place.read_bytes(), type=_Kept)
+        kept = msgspec.json.decode(place.read_bytes(), type=_Kept)
     except (OSError, ValueError, MlbenchError):
-        return None
+        return ()
+    return kept.parts if kept.source == source else ()

@@ -1,6 +1,8 @@
 """Comparisons are kept while no file changes, and never longer."""
 
 import os
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from test_record import RUNS, record
 
 from mlbench import store, summary
 from mlbench.errors import MlbenchError
+from mlbench.record import RunRecord
 from mlbench.summary import Summary, summarise
 
 
@@ -30,15 +33,23 @@ def settle(folder: Path) -> None:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders that were read."""
+    """The files that were read."""
     seen: list[Path] = []
 
-    def counted(folder: Path) -> store.Results:
-        seen.append(folder)
-        return store.read_results(folder)
+    def counted(paths: Iterable[Path]) -> store.Results:
+        listed = list(paths)
+        seen.extend(listed)
+        return store.read_records(listed)
 
-    monkeypatch.setattr(summary, "read_results", counted)
+    monkeypatch.setattr(summary, "read_records", counted)
     return seen
+
+
+def other_recipe(seed: int) -> RunRecord:
+    """A record that stands in another table than those of ``folder``."""
+    run = RUNS[0]
+    recipe = replace(run.recipe, head=replace(run.recipe.head, dim=32))
+    return record(replace(run, recipe=recipe, seed=seed), 0.7)
 
 
 def recalls(found: Summary) -> list[float]:
@@ -49,11 +60,12 @@ def test_an_unchanged_folder_is_not_read_again(folder: Path, reads: list[Path]) 
     first = summarise(folder)
     assert len(first.problems) == 1
     assert recalls(first) == pytest.approx([0.51, 0.51])
+    reads.clear()
     assert summarise(folder) == first
-    assert len(reads) == 1
+    assert reads == [folder / "bad.json"], "no comparison has it"
 
 
-def test_a_changed_a_new_and_a_removed_file_are_seen(folder: Path, reads: list[Path]) -> None:
+def test_a_changed_a_new_and_a_removed_file_are_seen(folder: Path) -> None:
     summarise(folder)
     path = store.save(folder, record(RUNS[0], 0.2), None)
     settle(folder)
@@ -62,22 +74,55 @@ def test_a_changed_a_new_and_a_removed_file_are_seen(folder: Path, reads: list[P
     assert [row.runs for row in summarise(folder).comparisons[0].rows] == [3, 2]
     (folder / "bad.json").unlink()
     assert summarise(folder).problems == ()
-    assert len(reads) == 4
+
+
+def test_only_the_comparison_that_changed_is_read_again(folder: Path, reads: list[Path]) -> None:
+    summarise(folder)
+    reads.clear()
+    added = store.save(folder, other_recipe(0), None)
+    settle(added.parent)
+    assert len(summarise(folder).comparisons) == 2
+    assert set(reads) == {added, folder / "bad.json"}
+    reads.clear()
+    more = store.save(folder, other_recipe(1), None)
+    settle(added.parent)
+    found = summarise(folder)
+    assert set(reads) == {added, more, folder / "bad.json"}
+    assert sorted(len(each.files) for each in found.comparisons) == [2, len(RUNS)]
+    assert found == uncached(folder), "in the order and with the differences of a first reading"
+
+
+def uncached(folder: Path) -> Summary:
+    for kept in Path(os.environ["MLBENCH_CACHE"], "tables").iterdir():
+        kept.unlink()
+    return summarise(folder)
+
+
+def test_per_query_results_that_change_are_seen(folder: Path, reads: list[Path]) -> None:
+    summarise(folder)
+    reads.clear()
+    path = next(iter(folder.rglob("*-*.json")))
+    path.with_suffix(".npz").write_bytes(b"")
+    summarise(folder)
+    assert path in reads
 
 
 def test_what_has_just_changed_is_not_kept(folder: Path, reads: list[Path]) -> None:
-    store.save(folder, record(RUNS[0]), None)
-    assert summarise(folder) == summarise(folder)
-    assert len(reads) == 2
+    path = store.save(folder, record(RUNS[0]), None)
+    first = summarise(folder)
+    reads.clear()
+    assert summarise(folder) == first
+    assert path in reads
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b'{"key": 1}', b"\xff"])
 def test_a_damaged_cache_is_made_anew(folder: Path, reads: list[Path], damage: bytes) -> None:
     first = summarise(folder)
+    reads.clear()
     (kept,) = Path(os.environ["MLBENCH_CACHE"], "tables").iterdir()
     kept.write_bytes(damage)
     assert summarise(folder) == first
-    assert len(reads) == 2
+    assert len(reads) == len(RUNS) + 1
 
 
 def test_without_a_cache_it_does_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
