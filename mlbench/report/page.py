@@ -6,11 +6,9 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from mlbench.errors import MlbenchError
@@ -21,6 +19,7 @@ from mlbench.report.groups import Group, groups
 from mlbench.report.ladders import ladders
 from mlbench.report.sections import Section, section
 from mlbench.report.style import styles
+from mlbench.report.templates import resource, template
 from mlbench.report.thumbnails import Album
 from mlbench.store import Results
 from mlbench.table import Sheet
@@ -47,8 +46,9 @@ def render(results: Results, folder: Path, data_root: Path | None) -> str:
         section(number, group, folder, looks, albums.of(group))
         for number, group in enumerate(given, 1)
     ]
-    script = _resource("report.js")
-    return _template().render(
+    script = resource("report.js")
+    page = template("report.html.jinja", sort_key=sort_key, word_columns=word_columns)
+    return page.render(
         title=sections[0].sheet.title if len(sections) == 1 else f"{len(sections)} comparisons",
         summary=_summary(sections),
         sections=sections,
@@ -57,7 +57,7 @@ def render(results: Results, folder: Path, data_root: Path | None) -> str:
         protocol=PROTOCOL_VERSION,
         method=maps.method(),
         data={**albums.data(), **{f"{s.id}-data": _data(s, albums) for s in sections}},
-        css=Markup(_resource("report.css")),
+        css=Markup(resource("report.css")),
         js=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -127,18 +127,6 @@ def _relative(problem: str, folder: Path) -> str:
     return problem.removeprefix(f"{folder}/")
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mlbench.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"sort_key": sort_key, "word_columns": word_columns}
-    return environment.get_template("report.html.jinja")
-
-
 def sort_key(cell: str) -> str:
     """Return the number that a cell sorts by: the one it begins with; 0 for the best; else ""."""
     number = re.match(r"[-+]?\d+(\.\d+)?", cell)
@@ -153,7 +141,3 @@ def word_columns(given: Sheet) -> set[int]:
         for number, cells in columns
         if number and set(cells) - {"-"} and not any(map(sort_key, cells))
     }
-
-
-def _resource(name: str) -> str:
-    return resources.files("mlbench.report").joinpath(name).read_text(encoding="utf-8")

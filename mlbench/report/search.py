@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from mlbench.models import image_set
 from mlbench.paths import atomic_file
+from mlbench.report.templates import resource, template
 from mlbench.report.thumbnails import encoded
 from mlbench.search import Answer, Index
 
@@ -32,13 +31,13 @@ def write_sheet(answers: Sequence[Answer], index: Index, output: Path) -> None:
     Raises:
         MlbenchError: it cannot be written.
     """
-    page = _template().render(
+    page = template("search.html.jinja", breakable=_breakable).render(
         answers=[_shown(answer, index) for answer in answers[:QUERIES]],
         asked=len(answers),
         root=str(index.root),
         images=len(index.paths),
         run=index.run.name,
-        css=Markup(resources.files("mlbench.report").joinpath("report.css").read_text("utf-8")),
+        css=Markup(resource("report.css")),
     )
     with atomic_file(output) as file:
         # A file name may hold bytes that are no text.
@@ -64,18 +63,6 @@ def _shown(answer: Answer, index: Index) -> dict[str, Any]:
 @functools.lru_cache(maxsize=10_000)
 def _picture(path: Path) -> str:
     return encoded(image_set([path]), 0)
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mlbench.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = _breakable
-    return environment.get_template("search.html.jinja")
 
 
 def _breakable(path: str) -> Markup:

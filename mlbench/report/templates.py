@@ -1,0 +1,32 @@
+"""The package's templates and the files that their pages hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+
+def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
+    """Return a template that escapes what it is given and stops at what it lacks.
+
+    Args:
+        name: of the file.
+        filters: that it may use besides Jinja's own, by name.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mlbench.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    return environment.get_template(name)
+
+
+def resource(name: str) -> str:
+    """Return the content of a style sheet or a script."""
+    return resources.files("mlbench.report").joinpath(name).read_text(encoding="utf-8")
