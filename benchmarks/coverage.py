@@ -83,11 +83,11 @@ def rates(case: Case, trials: int) -> Rates:
     for _ in range(trials):
         hits = draw(rng, case, shifts)
         pairs = [a - b for a, b in combinations(hits, 2)]
-        noise = pooled_noise(pairs, [case.seeds] * losses)
+        noise = pooled_noise(pairs, losses)
         difference = paired_difference(hits[0], hits[1], noise=noise)
         covered.append(abs(difference.mean - true) <= difference.half_width)
         equal = draw(rng, case, [0.0] * losses)
-        noise = pooled_noise([a - b for a, b in combinations(equal, 2)], [case.seeds] * losses)
+        noise = pooled_noise([a - b for a, b in combinations(equal, 2)], losses)
         false += [paired_difference(a, b, noise=noise).p < 0.05 for a, b in combinations(equal, 2)]
         by_run = {str(number): dict(enumerate(runs)) for number, runs in enumerate(equal)}
         wrong.append(len(compare_all(by_run)[2]) < losses)

@@ -45,8 +45,9 @@ def _verdict(comparison: Comparison, finished: Sequence[Row]) -> str:
         return _in_vain(comparison, best, comparison.unbeaten)
     tied = [row for row in finished if METRIC in row.tied]
     if len(tied) > 1:
-        names = _names([row.label for row in tied])
-        return f"no difference in {METRIC} can be shown between {names}{_simplest(tied)}"
+        names = _names([row.label for row in tied if row is not best])
+        told = f"{best.label} is the best in {METRIC}, but {names} cannot be told apart from it"
+        return f"{told}{_simplest(tied)}"
     others = [row for row in finished if row is not best]
     return _winner(best, others) if others else _alone(comparison, best)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,7 +147,10 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
     rows = list(first.rows)
     for other in comparisons[1:]:
         note = f"not comparable: {'; '.join(other.differences)}"
-        rows += [replace(row, tied=frozenset(), behind={}, notes=(note,)) for row in other.rows]
+        rows += [
+            replace(row, tied=frozenset(), behind={}, notes=(note, *row.notes))
+            for row in other.rows
+        ]
     stamp = [line for comparison in comparisons for line in comparison.stamp]
     metrics = [metric for comparison in comparisons for metric in comparison.metrics]
     return replace(
@@ -175,11 +179,9 @@ def _sentences(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str,
 
 
 def _comparison(records: Mapping[Path, RunRecord]) -> Comparison:
-    several_places = len({place(r) for r in records.values()}) > 1
     groups: dict[str, dict[Path, RunRecord]] = {}
-    for path, record in records.items():
-        suffix = f" [{place(record)}]" if several_places else ""
-        groups.setdefault(_label(record) + suffix, {})[path] = record
+    for path, label in _labels(records).items():
+        groups.setdefault(label, {})[path] = records[path]
     repeats = {label: _repeats(group) for label, group in groups.items()}
     groups = {
         label: {path: record for path, record in group.items() if path not in repeats[label]}
@@ -259,7 +261,7 @@ def _judged(
     judged = {row.label: row for row in rows}
     if not trained:
         return tuple(rows)
-    budget = {r.cost.images_seen for group in trained.values() for r in group.values()}
+    uneven = _is_uneven(r for group in trained.values() for r in group.values())
     queries = _queries(record for group in trained.values() for record in group.items())
     for metric in metrics:
         scores = {label: _scores(group, metric, queries) for label, group in trained.items()}
@@ -272,7 +274,7 @@ def _judged(
                 behind={**row.behind, **found},
                 tied=row.tied | {metric} if label in tied else row.tied,
             )
-    return tuple(_with_notes(judged[row.label], groups[row.label], budget) for row in rows)
+    return tuple(_with_notes(judged[row.label], groups[row.label], uneven) for row in rows)
 
 
 def _unbeaten(rows: list[Row], groups: Mapping[str, Mapping[Path, RunRecord]]) -> str | None:
@@ -294,7 +296,13 @@ def _unbeaten(rows: list[Row], groups: Mapping[str, Mapping[Path, RunRecord]]) -
     return None if shown or unknown else floor
 
 
-def _with_notes(row: Row, records: Mapping[Path, RunRecord], budget: set[int]) -> Row:
+def _is_uneven(records: Iterable[RunRecord]) -> bool:
+    """Return whether finished runs on the same fold, or on all classes, saw more images or less."""
+    seen = {(r.fold, r.cost.images_seen) for r in records if r.status == "ok"}
+    return len(seen) > len({fold for fold, _ in seen})
+
+
+def _with_notes(row: Row, records: Mapping[Path, RunRecord], uneven: bool) -> Row:
     """Note a row whose epoch was chosen on test classes, or whose budget differs from the rest."""
     if row.baseline:
         return row
@@ -306,8 +314,8 @@ def _with_notes(row: Row, records: Mapping[Path, RunRecord], budget: set[int]) -
             "epoch chosen on test classes, which inflates R@1 over the last epoch by "
             f"{100 * inflation.mean:.1f} points on average"
         )
-    elif len(budget) > 1 and not selection.patience:
-        seen = ", ".join(str(r.cost.images_seen) for r in records.values())
+    elif uneven and not selection.patience:
+        seen = ", ".join(str(r.cost.images_seen) for r in records.values() if r.status == "ok")
         notes.append(f"budgets differ: images seen {seen}")
     return replace(row, notes=tuple(notes))
 
@@ -339,6 +347,19 @@ def _scores(
                 found = np.asarray([figure], dtype=np.float64)
             scores[record.seed, record.fold] = found
     return scores
+
+
+def _labels(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
+    """Return the label of each record's row; other hardware or other code of a loss has its own."""
+    several_places = len({place(r) for r in records.values()}) > 1
+    made = {(r.loss, r.loss_source) for r in records.values()}
+    versions = Counter(loss for loss, _ in made)
+    return {
+        path: _label(r)
+        + (f" [{r.loss_source}]" if versions[r.loss] > 1 else "")
+        + (f" [{place(r)}]" if several_places else "")
+        for path, r in records.items()
+    }
 
 
 def _label(record: RunRecord) -> str:

@@ -98,7 +98,8 @@ def _naming(path: Path, what: str) -> Iterator[None]:
 
 
 def _vectors(path: Path, file: zipfile.ZipFile, name: str) -> Array:
-    return _array(path, file, name, kinds="fiu", wanted="real numbers (N, D)", ndim=2)
+    rows = _array(path, file, name, kinds="fiu", wanted="real numbers (N, D)", ndim=2)
+    return rows.astype(np.float64) if rows.dtype.itemsize > 8 else rows
 
 
 def _labels(path: Path, file: zipfile.ZipFile, name: str, rows: Array) -> Array:
@@ -114,6 +115,7 @@ def _labels(path: Path, file: zipfile.ZipFile, name: str, rows: Array) -> Array:
 
 def _whole(path: Path, name: str, labels: Array) -> Array:
     """Return float labels as integers, which some tools save as floats."""
+    labels = labels.astype(np.float64)
     wrong = ~((np.abs(labels) < _LARGEST_WHOLE) & (labels == np.floor(labels)))
     if wrong.any():
         row = int(wrong.argmax())

@@ -17,7 +17,10 @@ from mlbench.registry import BACKBONES, DATASETS, LOSSES
 
 _PREFIXES = ("MLBENCH_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "CUDA_", "CUBLAS_")
 _PREFIXES += ("NVIDIA_VISIBLE", "TORCH", "PYTORCH_", "PYTHONHASHSEED", "RAY_")
-"""Of environment variables that can change a result or a speed, and hold no secrets."""
+"""Of environment variables that can change a result or a speed."""
+
+_SECRET = re.compile("TOKEN|PASSWORD|SECRET|KEY|AUTH|CREDENTIAL")
+"""In the name of a variable whose value is nobody's business."""
 
 _GPU_FIELDS = "name,driver_version,memory.total"
 
@@ -31,7 +34,15 @@ def environment() -> dict[str, dict[str, Any]]:
         "packages": _packages(),
         "plugins": _plugins(),
         "cache": _cache(),
-        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_PREFIXES)},
+        "variables": _variables(),
+    }
+
+
+def _variables() -> dict[str, str]:
+    return {
+        name: "(set, not shown)" if _SECRET.search(name) else value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(_PREFIXES)
     }
 
 

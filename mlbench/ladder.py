@@ -81,7 +81,15 @@ def ladder(start: Plan, end: Plan, mode: Mode = "cumulative") -> list[Rung]:
         end: the plan at the top; its fields replace those of ``start``.
         mode: ``cumulative`` keeps each change for the next rung; ``single`` changes one factor of
             ``start`` at a time.
+
+    Raises:
+        MlbenchError: they are of two data sets, whose figures say nothing of each other.
     """
+    names = start.recipe.data.name, end.recipe.data.name
+    if names[0] != names[1]:
+        raise MlbenchError(
+            f"the recipes are of two data sets, {' and '.join(names)}: choose one with --dataset"
+        )
     here, there = _flat(start), _flat(end)
     changed = differences(here, there)
     rungs = [Rung("", {}, start)]

@@ -135,7 +135,7 @@ class Registry(Generic[E]):
                 )
             # Its module may have been imported before, by the program itself.
             self._entries[point.name] = replace(known, source=owner)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             for name in set(self._entries) - before:
                 del self._entries[name]
             reason = (

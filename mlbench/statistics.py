@@ -112,7 +112,7 @@ def _effect(mean: float, variance: float) -> float | None:
     return None if agree else mean / math.sqrt(variance)
 
 
-def pooled_noise(differences: Sequence[Scores], runs: Sequence[int]) -> SeedNoise | None:
+def pooled_noise(differences: Sequence[Scores], losses: int) -> SeedNoise | None:
     """Pool the noise between seeds over all pairs of losses, as analysis of variance does.
 
     It takes losses to be about equally noisy, and in turn needs no 10 seeds to see a difference
@@ -120,21 +120,21 @@ def pooled_noise(differences: Sequence[Scores], runs: Sequence[int]) -> SeedNois
 
     Args:
         differences: ``(S, Q)`` differences of every pair.
-        runs: finished runs of each loss.
+        losses: that the pairs are of.
 
     Returns:
         None if no pair shares two runs.
     """
-    return _pool([_seed_noise(each) for each in differences], runs)
+    return _pool([_seed_noise(each) for each in differences], losses)
 
 
-def _pool(noises: Sequence[SeedNoise], runs: Sequence[int]) -> SeedNoise | None:
+def _pool(noises: Sequence[SeedNoise], losses: int) -> SeedNoise | None:
+    # The L (L - 1) / 2 differences of L losses hold what L - 1 of them do: 2 / L of the freedom.
     freedom = math.fsum(noise.freedom for noise in noises)
     if not freedom:
         return None
     variance = math.fsum(noise.variance * noise.freedom for noise in noises) / freedom
-    losses = len(runs)
-    return SeedNoise(variance, sum(n - 1 for n in runs) * (losses - 1) / losses)
+    return SeedNoise(variance, freedom * 2 / losses)
 
 
 def _seed_noise(scores: Scores) -> SeedNoise:
@@ -190,21 +190,21 @@ def compare_all(
         alpha: chance of calling any two equal losses different.
 
     Returns:
-        the best; how far each other one is behind it, if they share runs; and all that tie with
-        the best, itself included.
+        the best; how far each other one is behind it, if they share runs; and all that were not
+        shown to differ from the best, itself and those that share no runs with it included.
     """
     means = {name: _mean(runs) for name, runs in scores.items()}
     best = max(means, key=lambda name: means[name])
     found = contrasts(scores, sorted(scores, key=lambda name: name != best))
     own = [SeedNoise(float(v), c.runs - 1) for c in found for v in c.run_variance]
-    noise = _pool(own, [len(runs) for runs in scores.values()])
+    noise = _pool(own, len(scores))
     different = holm(_decisive_p_values(found, noise, alpha), alpha)
     behind = {
         b: difference
         for each in found
         for (a, b), difference in _differences(each, noise, best).items()
     }
-    return best, behind, {best} | {name for name in behind if (best, name) not in different}
+    return best, behind, {name for name in scores if (best, name) not in different}
 
 
 def _mean(runs: Mapping[Hashable, AnyScores]) -> float:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import msgspec
@@ -17,6 +16,7 @@ from mlbench.comparison import Comparison, Identity, compare, told_apart
 from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file, cache_dir
 from mlbench.provenance import source_digest
+from mlbench.registry import LOSSES
 from mlbench.store import is_record, no_collection, read_records, record_files
 
 # A file changed twice within the clock's grain would look unchanged after the second time.
@@ -52,7 +52,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What came of the records of a folder, by a source of mlbench and its plugins."""
+    """What came of the records of a folder, by a source of mlbench."""
 
     source: str
     parts: tuple[_Part, ...]
@@ -61,22 +61,25 @@ class _Kept:
 def summarise(folder: Path) -> Summary:
     """Read and compare all records under ``folder``.
 
-    Each comparison is kept in the cache and taken again while its records are the same and their
-    files have the size and time of change that they had, under the same source of mlbench and the
-    same plugins.
+    Each comparison of built-in losses is kept in the cache and taken again while its records are
+    the same and their files have the size and time of change that they had, under the same source
+    of mlbench. What a plugin says of its loss may change without a new version.
 
     Raises:
         MlbenchError: there is no such folder, or not one file in it that could be a record.
     """
-    started, source, place = time.time_ns(), _source(), _place(folder)
+    started, source, place = time.time_ns(), source_digest(), _place(folder)
     states = _states(folder)
     kept = _read(place, source)
     with no_collection():
         found, problems = _renewed(kept, states)
-    settled = [part for part in found if _is_settled(part, started)]
-    if place is not None and settled != list(kept):
-        with suppress(MlbenchError), atomic_file(place) as file:
-            file.write(msgspec.json.encode(_Kept(source, tuple(settled))))
+    lasting = tuple(part for part in found if _is_settled(part, started) and _is_built_in(part))
+    if place is not None and lasting != kept:
+        # A file name may hold bytes that are no text.
+        with suppress(MlbenchError, UnicodeError):
+            content = msgspec.json.encode(_Kept(source, lasting))
+            with atomic_file(place) as file:
+                file.write(content)
     return Summary(tuple(told_apart(part.comparison for part in found)), problems)
 
 
@@ -122,15 +125,12 @@ def _is_settled(part: _Part, now: int) -> bool:
     )
 
 
-def _source() -> str:
-    """Return what the comparisons are made by: mlbench's own source and the plugins."""
-    groups = ("mlbench.losses", "mlbench.datasets", "mlbench.backbones")
-    plugins = [
-        (point.name, point.value, point.dist.version if point.dist else "")
-        for group in groups
-        for point in sorted(entry_points(group=group))
-    ]
-    return hashlib.sha256(repr((source_digest(), plugins)).encode()).hexdigest()
+def _is_built_in(part: _Part) -> bool:
+    names = {row.loss for row in part.comparison.rows if not row.baseline}
+    try:
+        return all(LOSSES.get(name).source == "built-in" for name in names)
+    except MlbenchError:  # of a plugin that is not installed
+        return False
 
 
 def _place(folder: Path) -> Path | None:

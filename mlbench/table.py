@@ -63,7 +63,8 @@ def sheet(comparison: Comparison) -> Sheet:
         following = comparison.rows[number + 1 : number + 2]
         ends = row.baseline and any(not each.baseline for each in following)
         lines.append(_line(row, shown, footnotes, ends))
-    several = any(row.runs > 1 for row in comparison.rows)
+    runs = [row.runs for row in comparison.rows if row.runs and not row.baseline]
+    several = min(runs, default=0) > 1
     return Sheet(
         title=comparison.title,
         header=("loss", *shown, _BEHIND, "n"),
@@ -136,7 +137,8 @@ def reference_sheet(comparison: Comparison) -> Sheet | None:
         notes=(
             "† quoted by another public table that was read; ? recalled, not yet checked; "
             "no mark: read first-hand",
-            f"ours: {comparison.recipe.backbone.name}, recipe {comparison.recipe_id}, last epoch; "
+            f"ours: {comparison.recipe.backbone.name}, recipe {comparison.recipe_id}, "
+            f"epoch: {comparison.recipe.selection.rule}; "
             "theirs: their own backbone and recipe, some with the epoch chosen on test classes. "
             "A difference is of recipe and loss together",
             *dict.fromkeys(f"{row.method} ({row.dim}): {row.source}" for row in rows),

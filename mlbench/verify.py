@@ -78,7 +78,9 @@ def files_for(record: RunRecord, data_root: Path | None, weights: Path | None) -
         raise MlbenchError(f"backbone.weights of the record {given}; {mend}")
     if weights is not None and _sha256(weights) != wanted:
         raise MlbenchError(f"{weights}: not the file of SHA-256 {wanted[:12]}... of the record")
-    return Files(data_root, weights, "skip" if record.dataset.skipped else "error")
+    on_bad_image = "skip" if record.dataset.skipped else "error"
+    compiled = record.provenance.execution != "eager"
+    return Files(data_root, weights, on_bad_image, compile=compiled)
 
 
 def _sha256(path: Path) -> str:

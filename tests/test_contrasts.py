@@ -40,11 +40,11 @@ def one_at_a_time(scores: Scores) -> tuple[str, dict[str, Difference], set[str]]
         for a, b in combinations(sorted(scores, key=lambda name: name != best), 2)
         if (runs := list(scores[a].keys() & scores[b].keys()))
     }
-    noise = pooled_noise([a - b for a, b in shared.values()], [len(r) for r in scores.values()])
+    noise = pooled_noise([a - b for a, b in shared.values()], len(scores))
     pairs = {pair: paired_difference(a, b, noise=noise) for pair, (a, b) in shared.items()}
     different = holm({pair: difference.p for pair, difference in pairs.items()})
     behind = {b: difference for (a, b), difference in pairs.items() if a == best}
-    return best, behind, {best} | {b for b in behind if (best, b) not in different}
+    return best, behind, {name for name in scores if (best, name) not in different}
 
 
 @settings(max_examples=60, deadline=None)

@@ -65,7 +65,8 @@ def test_losses_are_compared_over_the_runs_that_both_have() -> None:
     assert compare_all(scores)[1]["loss1"].mean == full.mean
     scores["loss2"] = {9: scores["loss2"][0]}
     best, behind, tied = compare_all(scores)
-    assert (best, set(behind), tied) == ("loss0", {"loss1"}, {"loss0"})
+    assert (best, set(behind)) == ("loss0", {"loss1"})
+    assert tied == {"loss0", "loss2"}, "what could not be compared was not shown to differ"
 
 
 def test_ten_equal_losses_are_rarely_called_different() -> None:
@@ -83,7 +84,7 @@ def test_pooling_finds_with_three_seeds_what_stands_out_of_all_noise() -> None:
     assert "loss7" not in tied
     a, b = (np.stack(list(scores[name].values())) for name in ("loss0", "loss7"))
     alone = paired_difference(a, b)
-    pooled = paired_difference(a, b, noise=pooled_noise([a - b, b - a], [3, 3, 3, 3]))
+    pooled = paired_difference(a, b, noise=pooled_noise([a - b, b - a], 2))
     assert pooled.mean == alone.mean
     assert pooled.half_width < alone.half_width
     assert behind
@@ -93,6 +94,18 @@ def test_equal_losses_are_rarely_called_different() -> None:
     rng = np.random.default_rng(2)
     wrong = [len(compare_all(by_run(hits(rng, [0.0] * 4, 3, 300, 0.1)))[2]) < 4 for _ in range(200)]
     assert np.mean(wrong) <= 0.09
+
+
+def test_equal_losses_with_unequal_seeds_are_rarely_called_different() -> None:
+    rng = np.random.default_rng(8)
+    wrong = 0
+    for _ in range(300):
+        scores = by_run(hits(rng, [0.0, 0.0], 10, 300, 0.1))
+        for run in range(2, 10):
+            del scores["loss1"][run]
+        wrong += len(compare_all(scores)[2]) < 2
+    # A rate of 0.05 has a standard error of 0.013; counting all runs as shared gave 0.2.
+    assert wrong / 300 <= 0.09
 
 
 def test_a_clear_difference_is_found() -> None:

@@ -241,7 +241,7 @@ def print_list(
 
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(header):
-        table.add_column(Text(printable(name)), no_wrap=number == 0)
+        table.add_column(Text(printable(name)), no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)

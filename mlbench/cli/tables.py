@@ -31,6 +31,10 @@ def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
 
     Damaged records are named on standard error and left out.
     """
+    if merged and reference:
+        raise click.UsageError(
+            "published results stand beside one recipe's: give --reference without --merge"
+        )
     from mlbench.comparison import merge
     from mlbench.summary import summarise
     from mlbench.table import render, sheets
