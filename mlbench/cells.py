@@ -73,7 +73,8 @@ def open_plan(
         the laboratory, and the outcomes of the runs whose records are under ``out``.
 
     Raises:
-        MlbenchError: the data or the weights are not there or bad; not raised if all is there.
+        MlbenchError: the data or the weights are not there or bad; not of the weights if
+            all runs are there.
     """
     store.check_writable(out)
     lab = Laboratory(plan.recipe, plan.files, device, progress)

@@ -155,6 +155,7 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
     metrics = [metric for comparison in comparisons for metric in comparison.metrics]
     return replace(
         first,
+        identity=replace(first.identity, recipe_id="merged"),
         title=f"{first.title}, merged with {len(comparisons) - 1} other comparison(s)",
         rows=tuple(rows),
         stamp=tuple(dict.fromkeys(stamp)),

@@ -341,8 +341,11 @@ def _field(key: str) -> tuple[str, str]:
 
 
 def _resolve_files(table: dict[str, Any], root: Path | None) -> tuple[dict[str, Any], Files]:
-    """Replace paths in the recipe by what they identify, so that it means the same anywhere."""
-    files = Files(data_root=root)
+    """Replace paths in the recipe by what they identify, so that it means the same anywhere.
+
+    Those of files become absolute, as workers of a cluster run in folders of their own.
+    """
+    files = Files(data_root=None if root is None else root.absolute())
     data, backbone = dict(table.get("data", {})), dict(table.get("backbone", {}))
     name, weights = data.get("name"), backbone.get("weights")
     if isinstance(name, str) and name.startswith("folder:"):
@@ -351,7 +354,7 @@ def _resolve_files(table: dict[str, Any], root: Path | None) -> tuple[dict[str, 
         data["name"] = f"folder:{path.name}"
         files = replace(files, data_root=path.parent)
     if isinstance(weights, str) and not _is_weights_name(weights):
-        path = expanded(weights)
+        path = expanded(weights).absolute()
         if not path.is_file():
             raise MlbenchError(
                 f"backbone.weights: no file '{weights}'; give 'imagenet', 'none' or a weights file"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from mlbench.errors import MlbenchError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from mlbench.arrays import ImageArray, Labels
 
@@ -215,11 +215,3 @@ class BackboneEntry(Entry):
     """
 
     image_size: int = 224
-
-
-class LossModule(Protocol):
-    """What a loss factory returns (an ``nn.Module``)."""
-
-    def __call__(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the scalar loss of float ``(B, D)`` embeddings and int64 ``(B,)`` labels."""
-        ...

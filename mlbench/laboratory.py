@@ -213,8 +213,9 @@ class Laboratory:
         inputs = asdict(self.recipe.input)
         used = [inputs[k] for k in ("size", "test_resize", "normalization", "channels")]
         backbone = [self.recipe.backbone.name, self.weights_id, str(self.device), torch.__version__]
-        plugin = [] if source == "built-in" else [source]
-        key = digest([_FEATURES_VERSION, self.dataset.fingerprint, side, *used, *backbone, *plugin])
+        tf32 = self.device.type == "cuda" and self.recipe.training.precision == "tf32"
+        rest = [source] * (source != "built-in") + ["tf32"] * tf32
+        key = digest([_FEATURES_VERSION, self.dataset.fingerprint, side, *used, *backbone, *rest])
         path = cache_dir("features") / f"{key}.npy"
         count = len(self.images(side))
         kept = _load_features(path, count)

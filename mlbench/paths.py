@@ -79,7 +79,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale_once(path.parent)
-        with temporary.open("wb") as file:
+        try:
+            opened = temporary.open("wb")
+        except FileNotFoundError:  # another process has just removed the folder, as it was empty
+            path.parent.mkdir(parents=True, exist_ok=True)
+            opened = temporary.open("wb")
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

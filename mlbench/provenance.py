@@ -71,7 +71,7 @@ def collect(device: str, execution: Execution = "eager") -> Provenance:
         packages=_package_versions(),
         device=device,
         hardware=torch.cuda.get_device_name() if device == "cuda" else processor(),
-        driver=nvidia_smi("driver_version") if device == "cuda" else "",
+        driver=nvidia_smi("driver_version").partition("\n")[0] if device == "cuda" else "",
         threads=torch.get_num_threads(),
         system=f"{platform.system()} {platform.machine()}",
         execution=execution,

@@ -101,13 +101,13 @@ def train(spec: RunSpec, lab: Laboratory, watch: Stopwatch, out: Path | None = N
         part = training_part(lab.images("train").labels, lab.recipe, spec.seed, spec.fold)
         # Before the network: what is computed here may seed the generators that training draws on.
         selection = _Selection(lab, spec, part)
+        kept = None if out is None else Checkpoints(out, spec, _identity(spec, lab))
         network = lab.network(spec.seed)
         num_classes = int(part.labels.max()) + 1
         loss = entry.build(num_classes, lab.recipe.head.dim, dict(spec.loss.params))
         loss = loss.to(lab.device)
         source = Subset(lab.inputs("train", spec.seed, augmented=True), part.members)
         trainer = Trainer(network, loss, entry, source, part.labels, lab.recipe, spec.seed)
-        kept = None if out is None else Checkpoints(out, spec, _identity(spec, lab))
         training = _Training(trainer, selection, watch, kept)
         training.resume()
     if lab.files.compile:

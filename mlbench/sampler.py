@@ -30,7 +30,8 @@ def epoch_batches(
         sizes: of the batches, from ``batch_sizes``.
         images_per_class: None for a plain shuffle; otherwise each batch holds that many images of
             each of its classes (the last class of a batch may have fewer). Classes and the images
-            of a class come in shuffled cycles, so none returns before all others have had a turn.
+            of a class come in shuffled cycles, so none returns before all others have had a turn;
+            where a class has fewer, the images that did not fit count as having had theirs.
         rng: source of the order.
     """
     if images_per_class is None:

@@ -281,10 +281,12 @@ def search(
     rows = nearest(found.embeddings, index.embeddings, top)
     gallery = unit_rows(torch.from_numpy(index.embeddings), "index").double()
     wide = unit_rows(found.embeddings, "queries").double()
-    cosines = torch.einsum("qd,qkd->qk", wide, gallery[torch.from_numpy(rows)]).tolist()
     return [
-        Answer(query, tuple(_hit(index, i, c) for i, c in zip(row, line, strict=True)))
-        for query, row, line in zip(queries, rows.tolist(), cosines, strict=True)
+        Answer(
+            query,
+            tuple(map(functools.partial(_hit, index), row.tolist(), (gallery[row] @ own).tolist())),
+        )
+        for query, row, own in zip(queries, torch.from_numpy(rows), wide, strict=True)
     ]
 
 

@@ -65,13 +65,11 @@ def load(path: Path) -> RunRecord:
 
 def check_writable(out: Path) -> None:
     """Raise MlbenchError if the results folder cannot be made or written; before any work."""
-    there = out.exists()
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
+        # In the folder that it would be made in: other commands may be making it just now.
+        there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=there):
             pass
-        if not there:
-            out.rmdir()
     except OSError as error:
         raise MlbenchError(
             f"cannot write to the results folder {out}: {error.strerror or error}; "
@@ -104,7 +102,10 @@ def find(out: Path, spec: RunSpec, fingerprint: str, loss_source: str) -> RunRec
 
 
 def set_aside(path: Path) -> None:
-    """Rename the record at ``path`` to ``.outdated``, or ``.damaged`` if it cannot be read."""
+    """Rename the record at ``path`` to ``.outdated``, or ``.damaged`` if it cannot be read.
+
+    Its per-query results become ``.npz.outdated`` or ``.npz.damaged``.
+    """
     try:
         load(path)
         suffix = ".outdated"
@@ -112,6 +113,8 @@ def set_aside(path: Path) -> None:
         suffix = ".damaged"
     try:
         path.replace(path.with_suffix(suffix))
+        with suppress(FileNotFoundError):
+            path.with_suffix(".npz").replace(path.with_suffix(f".npz{suffix}"))
     except OSError as error:
         raise MlbenchError(f"cannot rename {path}: {error.strerror or error}") from error
 

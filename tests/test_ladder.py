@@ -50,6 +50,11 @@ def test_a_cumulative_ladder_ends_at_the_top() -> None:
     assert len({rung.plan.recipe.recipe_id for rung in rungs}) == 8  # loss parameters: no recipe
 
 
+def test_recipes_of_two_data_sets_are_refused() -> None:
+    with pytest.raises(MlbenchError, match="two data sets, cub200 and glyphs: choose one"):
+        ladder(plan("blog"), plan("default"))
+
+
 def test_single_mode_changes_one_factor_of_the_start() -> None:
     start = plan("blog")
     for rung in ladder(start, plan("paper"), "single")[1:]:

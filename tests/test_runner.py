@@ -46,6 +46,13 @@ def test_one_seed_gives_one_result(photos: Path, loss: str) -> None:
     assert [row.loss for row in first.curve] != [row.loss for row in other.curve]
 
 
+def test_a_seed_means_the_same_wherever_the_run_is_made(photos: Path, tmp_path: Path) -> None:
+    """A loss that draws at random, with and without a look at the backbone's weights before."""
+    here = quick_run(photos, "margin", settings={"batch.size": 12})
+    stored = quick_run(photos, "margin", settings={"batch.size": 12}, out=tmp_path)
+    assert results_of(stored) == results_of(here)
+
+
 def test_every_loss_sees_as_many_images(photos: Path) -> None:
     seen = {
         quick_run(photos, loss).cost.images_seen for loss in ("softtriple", "npairs", "triplet")

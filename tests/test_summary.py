@@ -115,6 +115,22 @@ def test_what_has_just_changed_is_not_kept(folder: Path, reads: list[Path]) -> N
     assert path in reads
 
 
+def test_comparisons_with_a_plugins_loss_are_not_kept(folder: Path, reads: list[Path]) -> None:
+    path = store.save(folder, replace(other_recipe(0), loss="of-a-plugin"), None)
+    settle(path.parent)
+    first = summarise(folder)
+    reads.clear()
+    assert summarise(folder) == first
+    assert set(reads) == {path, folder / "bad.json"}
+
+
+def test_a_folder_whose_name_is_no_text(folder: Path) -> None:
+    (folder / os.fsdecode(b"b\xff")).mkdir()
+    for path in list(folder.glob("*/*.json")):
+        path.rename(folder / os.fsdecode(b"b\xff") / path.name)
+    assert summarise(folder) == summarise(folder)
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}", b'{"key": 1}', b"\xff"])
 def test_a_damaged_cache_is_made_anew(folder: Path, reads: list[Path], damage: bytes) -> None:
     first = summarise(folder)

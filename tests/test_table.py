@@ -60,6 +60,7 @@ def test_merged_rows_say_why_they_are_not_comparable() -> None:
     noted = [row for row in merged.rows if row.notes]
     assert len(noted) in (1, 3)  # the order of comparisons is that of their recipe ids
     assert all("schedule.epochs" in row.notes[0] for row in noted)
+    assert merged.recipe_id == "merged"
     printed = sheet(merged)
     assert sum("[1]" in line.cells[0] for line in printed.lines) == len(noted)
     assert printed.notes[0].startswith("[1] not comparable: schedule.epochs")
@@ -109,6 +110,26 @@ def test_an_unequal_budget_is_noted() -> None:
     assert any("budgets differ" in note for row in comparison.rows for note in row.notes)
     (equal,) = compared(records())
     assert not any(row.notes for row in equal.rows)
+
+
+def test_unequal_folds_and_diverged_runs_are_no_unequal_budget() -> None:
+    folds = [
+        replace(r, fold=r.seed, cost=replace(r.cost, images_seen=900 + r.seed)) for r in records()
+    ]
+    (comparison,) = compared(folds)
+    assert not any(row.notes for row in comparison.rows)
+    short = replace(records()[0].cost, images_seen=5)
+    (comparison,) = compared(
+        [*records()[1:], record(RUNS[0], status="diverged", metrics={}, cost=short)]
+    )
+    assert not any(row.notes for row in comparison.rows)
+
+
+def test_versions_of_a_loss_have_rows_of_their_own() -> None:
+    first, *rest = records()
+    (comparison,) = compared([replace(first, loss_source="mine 2.0"), *rest])
+    labels = [row.label for row in comparison.rows if row.loss == first.loss]
+    assert labels == [f"{first.loss} [built-in]", f"{first.loss} [mine 2.0]"]
 
 
 def test_diverged_runs_are_counted_not_averaged() -> None:

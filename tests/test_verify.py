@@ -126,6 +126,7 @@ def test_a_run_that_diverged_elsewhere_is_different(made: tuple[Path, RunRecord]
 def test_env_says_what_a_bug_report_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3\x1b[31m")
     monkeypatch.setenv("SECRET_TOKEN", "hidden")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "hidden")
     started = time.perf_counter()
     facts = json.loads(CliRunner().invoke(main, ["env", "--json"]).output)
     assert time.perf_counter() - started < 10

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from mlbench.claims import built_once
 from mlbench.download import fetch, file_sha256
 from mlbench.errors import MlbenchError
 from mlbench.paths import cache_dir
@@ -83,7 +84,9 @@ def read_state(path: Path) -> State:
 
 def published(url: str, sha256: str) -> Path:
     """Return the cached copy of published weights, downloading them if need be."""
-    return fetch(url, cache_dir("weights") / url.rpartition("/")[2], sha256)
+    path = cache_dir("weights") / url.rpartition("/")[2]
+    with built_once(path, lambda: None):
+        return fetch(url, path, sha256)
 
 
 def _file_for(

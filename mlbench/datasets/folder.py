@@ -29,7 +29,7 @@ def load(path: str, root: Path | None) -> Dataset:
         root: the folder that ``path`` is relative to.
 
     Raises:
-        MlbenchError: not a folder, fewer than two classes, or a class with fewer than two images.
+        MlbenchError: not a folder, fewer than four classes, or a class with fewer than two images.
     """
     folder = expanded(Path(root or "", path))
     classes = {name: files_below(folder, name) for name in _class_folders(folder)}

@@ -108,7 +108,8 @@ def _mean_center_distance(centers: Tensor) -> Tensor:
     gram = centers @ centers.transpose(1, 2)
     # All pairs twice, the diagonal masked: quicker than to pick the upper triangle.
     others = 1 - torch.eye(k, device=centers.device, dtype=centers.dtype)
-    distance = (2.0 + 1e-5 - 2.0 * gram).sqrt() * others
+    # Above 1e-6 in fp32; TF32 rounds the diagonal to more than 1, whose root would be no number.
+    distance = (2.0 + 1e-5 - 2.0 * gram).clamp(min=1e-6).sqrt() * others
     return distance.sum() / (2 * classes * k * (k - 1))
 
 
