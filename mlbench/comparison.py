@@ -35,7 +35,8 @@ class Row:
         diverged: runs whose loss became NaN or infinite.
         behind: by metric, the best trained row's mean minus this one's over the runs that both
             have; None for the best, absent for baselines and where they share too few.
-        tied: metrics in which it cannot be told apart from the best trained row.
+        tied: metrics in which it cannot be told apart from the best trained row; without those in
+            which no row could be compared with the best.
         notes: why it is not comparable with the others, if it is not.
     """
 
@@ -267,6 +268,8 @@ def _judged(
     for metric in metrics:
         scores = {label: _scores(group, metric, queries) for label, group in trained.items()}
         best, behind, tied = compare_all(scores)
+        if not behind and len(scores) > 1:  # such as NMI of one seed
+            tied = set()
         for label in trained:
             row = judged[label]
             found = {metric: behind.get(label)} if label == best or label in behind else {}

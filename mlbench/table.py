@@ -74,11 +74,18 @@ def sheet(comparison: Comparison) -> Sheet:
             *(f"differs from the first: {text}" for text in comparison.differences),
             "percent; bold: not told apart from the best trained loss (paired over "
             f"{'seeds and ' if several else ''}queries, Holm over all pairs, 5 %)"
-            + ("" if several else "; one seed: the noise between seeds is unknown"),
+            + ("" if several else "; one seed: the noise between seeds is unknown")
+            + _untested(comparison, shown),
             *comparison.stamp,
         ),
         advice=advise(comparison),
     )
+
+
+def _untested(comparison: Comparison, shown: Sequence[str]) -> str:
+    trained = [row for row in comparison.rows if row.runs and not row.baseline]
+    untested = [name for name in shown if trained and not any(name in r.tied for r in trained)]
+    return f"; too few runs to test {', '.join(untested)}: no bold there" if untested else ""
 
 
 def _line(row: Row, shown: Sequence[str], footnotes: Sequence[str], ends: bool) -> Line:

@@ -42,20 +42,21 @@ def ladders(records: Mapping[Path, RunRecord]) -> list[Ladder]:
         records: by path.
     """
     found = []
-    for (loss, _), steps in _by_loss(records).items():
+    for (loss, *_), steps in _by_loss(records).items():
         for rungs in _longest(_complete(steps)):
             number = len(found) + 1
             found.append(_drawn(rungs, steps, f"{loss}, ladder {number}", f"ladder-{number}"))
     return found
 
 
-def _by_loss(records: Mapping[Path, RunRecord]) -> dict[tuple[str, str], Steps]:
+def _by_loss(records: Mapping[Path, RunRecord]) -> dict[tuple[str, ...], Steps]:
     """Sort finished runs by loss and data, and in there by recipe and the loss's parameters."""
-    losses: dict[tuple[str, str], Steps] = {}
+    losses: dict[tuple[str, ...], Steps] = {}
     for path, record in records.items():
         if record.status == "ok":
             spec = record.spec
-            steps = losses.setdefault((record.loss, record.dataset.fingerprint), {})
+            data = spec.recipe.data.name, record.dataset.fingerprint
+            steps = losses.setdefault((record.loss, *data), {})
             steps.setdefault((spec.recipe, spec.loss), {})[path] = record
     return losses
 

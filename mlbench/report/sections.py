@@ -130,7 +130,12 @@ def headline(group: Group) -> str:
     value = _percent(best[0].estimates["R@1"])
     if len(rows) == 1:
         return f"{best[0].label} reaches R@1 {value} percent."
-    others = f"Not told apart from it: {', '.join(tied)}." if tied else "All others are behind it."
+    if tied:
+        others = f"Not told apart from it: {', '.join(tied)}."
+    elif all("R@1" in row.behind for row in rows):
+        others = "All others are behind it."
+    else:
+        others = "Too few runs to compare the others with it."
     return f"Highest R@1: {best[0].label}, {value} percent. {others}"
 
 
