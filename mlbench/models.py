@@ -29,6 +29,7 @@ from mlbench import store
 from mlbench.arrays import ImageArray
 from mlbench.baselines import BASELINES
 from mlbench.boxes import center_boxes
+from mlbench.compilation import set_precision
 from mlbench.errors import MlbenchError
 from mlbench.images import decode, decoded, to_rgb
 from mlbench.interfaces import ImageSet
@@ -219,6 +220,7 @@ def embed_images(model: Model, images: ImageSet, progress: Progress | None = Non
         images: its names and ``read`` are used, no labels.
         progress: called with images done and their number.
     """
+    set_precision(model.record.recipe.training.precision)
     bad: dict[int, str] = {}
     crops: list[ImageArray] = []
     parts = [torch.empty(0, model.dim)]

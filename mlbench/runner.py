@@ -19,6 +19,7 @@ from mlbench import provenance
 from mlbench.augment import FeatureSource, Subset
 from mlbench.baselines import BASELINES, pca
 from mlbench.checkpoint import Checkpoints
+from mlbench.compilation import set_precision
 from mlbench.embed import embed
 from mlbench.interrupts import Interrupted
 from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
@@ -362,13 +363,6 @@ def _report(loss: nn.Module) -> dict[str, float]:
 def _row(number: int, epoch: Epoch, score: float | None) -> EpochRow:
     loss = None if diverged(epoch) else epoch.loss
     return EpochRow(number, loss, epoch.seconds, score)
-
-
-def set_precision(precision: str) -> None:
-    """Let CUDA use TF32 only if the recipe says so (fp32 is exact fp32 everywhere)."""
-    allow = precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = allow
-    torch.backends.cudnn.allow_tf32 = allow
 
 
 class Stopwatch:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mlbench.augment import Subset
+from mlbench.compilation import set_precision
 from mlbench.config import Plan
 from mlbench.embed import embed
 from mlbench.errors import MlbenchError
@@ -25,7 +26,7 @@ from mlbench.laboratory import Laboratory, Progress
 from mlbench.metrics import evaluate_queries, summarize
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
-from mlbench.runner import Stopwatch, has_directions, set_precision, train
+from mlbench.runner import Stopwatch, has_directions, train
 from mlbench.spec import LossSpec, Recipe, RunSpec, digest
 from mlbench.statistics import Estimate, estimate
 from mlbench.table import Line, Sheet
@@ -274,7 +275,9 @@ def _open_study(
     """Open (or make) the study of a loss; whatever would change a trial's result names it."""
     optuna = _optuna()
     states = optuna.trial.TrialState
+    source = LOSSES.get(loss.name).source
     identity = [asdict(lab.recipe), lab.dataset.fingerprint, asdict(loss)]
+    identity += [source] * (source != "built-in")
     ranges = {name: str(distribution) for name, distribution in space.items()}
     study: Study = optuna.create_study(
         storage=store,

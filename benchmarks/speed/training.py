@@ -20,8 +20,8 @@ from _measure import Seconds, Spread, arguments, finish, ratio, show, take_turns
 from _photos import image_set, photos, pixels
 from torch.profiler import ProfilerActivity, profile
 
+from mlbench.compilation import set_precision
 from mlbench.laboratory import resolve_device
-from mlbench.runner import set_precision
 
 SIZES = {"efficientnet_lite0": 128, "resnet18": 128, "googlenet": 224, "resnet50": 224}
 OURS, COMPILED, PLAIN = "mlbench", "mlbench, compiled", "plain loop"
