@@ -121,7 +121,7 @@ def _plan(fields: Mapping[str, Any], start: Plan, end: Plan) -> Plan:
     for key, value in fields.items():
         section, _, name = key.partition(".")
         sections.setdefault(section, {})[name] = value
-    params = sections.pop("loss", {})
+    params = {name: v for name, v in sections.pop("loss", {}).items() if v is not None}
     recipe = build(Recipe, sections, "ladder")
     same_weights = recipe.backbone.weights == start.recipe.backbone.weights
     files = start.files if same_weights else replace(start.files, weights=end.files.weights)

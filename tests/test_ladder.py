@@ -50,6 +50,13 @@ def test_a_cumulative_ladder_ends_at_the_top() -> None:
     assert len({rung.plan.recipe.recipe_id for rung in rungs}) == 8  # loss parameters: no recipe
 
 
+def test_a_parameter_that_only_the_start_sets_is_left_out_at_the_top() -> None:
+    loss = "pml:TripletMarginLoss"
+    start = make_plan(Request(losses=(loss,), settings=((f"{loss}.margin", 0.1),)))
+    end = make_plan(Request(losses=(loss,)))
+    assert ladder(start, end)[-1].plan.losses == end.losses
+
+
 def test_recipes_of_two_data_sets_are_refused() -> None:
     with pytest.raises(MlbenchError, match="two data sets, cub200 and glyphs: choose one"):
         ladder(plan("blog"), plan("default"))
