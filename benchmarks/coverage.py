@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -30,10 +30,17 @@ QUERIES = 400
 
 @dataclass(frozen=True)
 class Case:
-    """Seeds, and the noise between the seeds of each loss (in units of the queries' spread)."""
+    """What is drawn.
+
+    Attributes:
+        seeds: of each loss.
+        noise: between the seeds of each loss, in units of the queries' spread.
+        last: seeds of the last loss, if it has fewer.
+    """
 
     seeds: int
     noise: tuple[float, ...]
+    last: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,15 @@ CASES = (
     Case(10, (0.05,) * 4),
     Case(3, (0.02, 0.02, 0.02, 0.15)),
     Case(5, (0.02, 0.1, 0.02, 0.1)),
+    Case(10, (0.05,) * 2, 2),
+    Case(10, (0.05,) * 4, 3),
 )
 
 
 def draw(
     rng: np.random.Generator, case: Case, shifts: Sequence[float], queries: int = QUERIES
 ) -> list[Hits]:
-    """Return ``(S, Q)`` hits of each loss."""
+    """Return ``(S, Q)`` hits of each loss, the seeds of the last one the first of the others'."""
     difficulty = rng.normal(0.2, 1, queries)
     drawn = []
     for shift, noise in zip(shifts, case.noise, strict=True):
@@ -69,7 +78,12 @@ def draw(
         of_seed = rng.normal(0, noise, (case.seeds, 1))
         chance = rng.normal(0, 0.7, (case.seeds, queries))
         drawn.append((difficulty + own + shift + of_seed + chance > 0).astype(float))
-    return drawn
+    return [*drawn[:-1], drawn[-1][: case.last]]
+
+
+def pairs(hits: Sequence[Hits]) -> list[tuple[Hits, Hits]]:
+    """Return all pairs of losses over the seeds that both have."""
+    return [(a[: len(b)], b[: len(a)]) for a, b in combinations(hits, 2)]
 
 
 def rates(case: Case, trials: int) -> Rates:
@@ -78,18 +92,20 @@ def rates(case: Case, trials: int) -> Rates:
     losses = len(case.noise)
     shifts = [0.1] + [0.0] * (losses - 1)
     large = [draw(rng, case, shifts, 20_000) for _ in range(20)]
-    true = float(np.mean([hits[0].mean() - hits[1].mean() for hits in large]))
+    true = float(np.mean([hits[0].mean() - hits[-1].mean() for hits in large]))
     covered, false, wrong = [], [], []
     for _ in range(trials):
         hits = draw(rng, case, shifts)
-        pairs = [a - b for a, b in combinations(hits, 2)]
-        noise = pooled_noise(pairs, losses)
-        difference = paired_difference(hits[0], hits[1], noise=noise)
+        noise = pooled_noise([a - b for a, b in pairs(hits)], losses)
+        ((first, last),) = pairs((hits[0], hits[-1]))
+        difference = paired_difference(first, last, noise=noise)
         covered.append(abs(difference.mean - true) <= difference.half_width)
         equal = draw(rng, case, [0.0] * losses)
-        noise = pooled_noise([a - b for a, b in combinations(equal, 2)], losses)
-        false += [paired_difference(a, b, noise=noise).p < 0.05 for a, b in combinations(equal, 2)]
-        by_run = {str(number): dict(enumerate(runs)) for number, runs in enumerate(equal)}
+        noise = pooled_noise([a - b for a, b in pairs(equal)], losses)
+        false += [paired_difference(a, b, noise=noise).p < 0.05 for a, b in pairs(equal)]
+        by_run: dict[str, dict[Hashable, Hits]] = {
+            str(number): dict(enumerate(runs)) for number, runs in enumerate(equal)
+        }
         wrong.append(len(compare_all(by_run)[2]) < losses)
     return Rates(case, float(np.mean(covered)), float(np.mean(false)), float(np.mean(wrong)))
 
@@ -108,7 +124,8 @@ def main() -> None:
         losses, different = len(each.case.noise), sorted(set(each.case.noise))
         noise = f"{' or '.join(map(str, different))}, {losses} losses"
         figures = (each.coverage, each.false_positive, each.table_error)
-        table.add_row(str(each.case.seeds), noise, *(f"{value:.3f}" for value in figures))
+        fewer = "" if each.case.last is None else f", one {each.case.last}"
+        table.add_row(f"{each.case.seeds}{fewer}", noise, *(f"{value:.3f}" for value in figures))
     Console().print(table)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
