@@ -72,6 +72,7 @@ def test_text_shows_percent_and_what_was_measured(file: Path) -> None:
         NAMES,
         np.char.encode(NAMES, "utf-8"),
         LABELS.astype(np.float64),
+        LABELS.astype(np.float16),
         LABELS.astype(">i2"),
         LABELS.astype(np.uint8),
     ],
@@ -88,7 +89,15 @@ def test_kinds_of_labels(file: Path, labels: np.ndarray) -> None:
     )
 
 
-@pytest.mark.parametrize("rows", [np.asfortranarray(ROWS), ROWS.astype(">f8"), ROWS.astype("f2")])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.asfortranarray(ROWS),
+        ROWS.astype(">f8"),
+        ROWS.astype("f2"),
+        ROWS.astype(np.longdouble),
+    ],
+)
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_layouts_are_read_as_numpy_reads_them(file: Path, rows: np.ndarray, save) -> None:
     save(file, embeddings=rows, labels=LABELS)

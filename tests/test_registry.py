@@ -89,15 +89,18 @@ def test_broken_plugins_are_named_and_take_no_other_down(
     def load(point: EntryPoint) -> None:
         if point.name == "broken":
             raise ImportError("no module named nonsense")
+        if point.name == "leaving":
+            raise SystemExit("bye")
         if point.name != "forgetful":
             losses.register(point.name)(factory)
 
     monkeypatch.setattr(EntryPoint, "load", load)
-    plugins.update(broken="b", fine=__name__, forgetful="g", one="shadow")
+    plugins.update(broken="b", fine=__name__, forgetful="g", leaving="l", one="shadow")
     assert [e.name for e in losses.entries()] == ["one", "fine"]
     assert losses.get("one").target == "math:sqrt"
     problems = "\n".join(losses.problems)
     assert "plugin 'broken' of b skipped: ImportError: no module named nonsense" in problems
+    assert "plugin 'leaving' of l skipped: SystemExit: bye" in problems
     assert "plugin 'forgetful' of g skipped: importing g registered no loss" in problems
     assert "plugin 'one' of shadow skipped: loss 'one' is already registered" in problems
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from test_record import PLAN, RUNS, record
 
 from mlbench import store
+from mlbench.cli import main
 from mlbench.comparison import Comparison, compare, differences, merge
 from mlbench.config import Request, load_recipe, make_plan
 from mlbench.metrics import QueryResults
@@ -123,6 +125,20 @@ def test_unequal_folds_and_diverged_runs_are_no_unequal_budget() -> None:
         [*records()[1:], record(RUNS[0], status="diverged", metrics={}, cost=short)]
     )
     assert not any(row.notes for row in comparison.rows)
+
+
+def test_a_column_that_could_not_be_tested_has_no_bold() -> None:
+    (comparison,) = compared([r for r in records() if r.seed == 0])
+    assert not any(row.tied for row in comparison.rows)
+    (note,) = (note for note in sheet(comparison).notes if note.startswith("percent"))
+    assert "too few runs to test R@1, R@2" in note
+
+
+def test_published_results_stand_beside_one_recipe(tmp_path: Path) -> None:
+    saved(tmp_path, {"softtriple": 0.6})
+    result = CliRunner().invoke(main, ["table", str(tmp_path), "--merge", "--reference"])
+    assert result.exit_code == 2
+    assert "give --reference without --merge" in result.stderr
 
 
 def test_versions_of_a_loss_have_rows_of_their_own() -> None:
