@@ -111,7 +111,7 @@ class Comparison:
 
     @property
     def recipe_id(self) -> str:
-        """Of all rows."""
+        """Of all rows; ``merged`` if they are of several."""
         return self.identity.recipe_id
 
 

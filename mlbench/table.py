@@ -63,8 +63,9 @@ def sheet(comparison: Comparison) -> Sheet:
         following = comparison.rows[number + 1 : number + 2]
         ends = row.baseline and any(not each.baseline for each in following)
         lines.append(_line(row, shown, footnotes, ends))
-    runs = [row.runs for row in comparison.rows if row.runs and not row.baseline]
-    several = min(runs, default=0) > 1
+    finished = [row for row in comparison.rows if row.runs]
+    judged = [row for row in finished if not row.baseline] or finished
+    several = min((row.runs for row in judged), default=0) > 1
     return Sheet(
         title=comparison.title,
         header=("loss", *shown, _BEHIND, "n"),

@@ -134,6 +134,15 @@ def test_a_column_that_could_not_be_tested_has_no_bold() -> None:
     assert "too few runs to test R@1, R@2" in note
 
 
+def test_the_seeds_of_baselines_count_where_nothing_was_trained() -> None:
+    recipe, features = RUNS[0].recipe, LossSpec("features", ())
+    made = [record(RunSpec(recipe, features, seed)) for seed in range(2)]
+    (legend,) = (note for note in sheet(*compared(made)).notes if note.startswith("percent"))
+    assert "seeds and queries" in legend
+    (legend,) = (note for note in sheet(*compared(made[:1])).notes if note.startswith("percent"))
+    assert "one seed" in legend
+
+
 def test_published_results_stand_beside_one_recipe(tmp_path: Path) -> None:
     saved(tmp_path, {"softtriple": 0.6})
     result = CliRunner().invoke(main, ["table", str(tmp_path), "--merge", "--reference"])
