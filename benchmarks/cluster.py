@@ -98,9 +98,10 @@ def cluster(ray: Any, log: Path) -> Iterator[dict[str, Worker]]:
     """Connect to a head without cores and two workers of one core each, all started here."""
     port = free_port()
     here = "--node-ip-address=127.0.0.1"
-    head = node(log, "--head", f"--port={port}", here, "--num-cpus=0", "--include-dashboard=false")
+    own = f"--temp-dir={log.parent}"  # else its address would stay behind for other commands
+    bare = ("--num-cpus=0", "--include-dashboard=false")
     with ExitStack() as stack:
-        stack.enter_context(head)
+        stack.enter_context(node(log, "--head", f"--port={port}", here, own, *bare))
         wait_for("the head", log, lambda: listens(port))
         address = f"127.0.0.1:{port}"
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")

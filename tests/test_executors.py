@@ -42,6 +42,15 @@ def pair() -> Iterator[Local]:
     assert not multiprocessing.active_children()
 
 
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """Ray with a token of its own, which it reads once; else it would keep one in the home."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "token")
+        environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        yield pytest.importorskip("ray")
+
+
 def plan_of(photos: Path, *losses: str, seeds: int = 1, epochs: int = 2) -> Plan:
     settings = {**QUICK, "schedule.epochs": epochs}
     request = Request(
@@ -247,14 +256,24 @@ def test_options_of_the_other_executor_are_refused(arguments: list[str], message
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [("127.0.0.1:1", "nobody answers at "), ("anywhere", "Invalid address format: anywhere")],
+)
+def test_a_ray_cluster_that_is_gone_is_not_waited_for(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, problem: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)  # auto takes it, as it takes what a head left behind
+    result = mlbench("run", "--executor", "ray", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert f"no Ray cluster at address 'auto' ({problem}" in result.stderr
+    assert not list(tmp_path.rglob("*.json"))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_ray_makes_the_same_records_and_a_lost_run_again(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray: Any, photos: Path, tmp_path: Path
 ) -> None:
-    # Without a token of its own Ray would keep one in the home folder.
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray = pytest.importorskip("ray")
     from mlbench.executors.ray import Ray
 
     # Phases are looked up twice a second or so: the run has to be under way for longer.
@@ -273,7 +292,8 @@ def test_ray_makes_the_same_records_and_a_lost_run_again(
     damaged = store.record_path(tmp_path / "out", plan.runs()[0])
     damaged.parent.mkdir(parents=True)
     damaged.write_text("{")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    # Not the cluster that a file in /tmp or a variable names: it may be gone.
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     crew = Ray(ExecutorOptions("ray"))
     try:
         outcomes = run(plan, tmp_path / "out", crew, listen)

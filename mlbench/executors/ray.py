@@ -35,6 +35,7 @@ from mlbench.paths import atomic_file
 from mlbench.spec import RunSpec
 
 _WAIT_SECONDS = 0.3
+_ANSWER_SECONDS = 5.0
 # Less than the grace that interrupts.install leaves this process.
 _STOP_SECONDS = 3.0
 # A record never lacks its per-query results and its model: it comes last.
@@ -206,12 +207,30 @@ def _import_ray() -> Any:
 
 def _init(ray: Any, address: str) -> None:
     try:
+        _check_answers(ray, address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise MlbenchError(
             f"no Ray cluster at address '{address}' ({_last_line(error)}); start one with: "
             "ray start --head (docs/cluster.md)"
         ) from error
+
+
+def _check_answers(ray: Any, address: str) -> None:
+    """Raise ConnectionError where nobody listens: Ray itself would try for a quarter of an hour.
+
+    Where a cluster was killed, its address is still in the file that ``auto`` reads.
+    """
+    if "://" in address:  # of a proxy, which has its own time limit
+        return
+    found = ray._private.services.canonicalize_bootstrap_address(address)
+    if found is None:  # a cluster of its own
+        return
+    host, _, port = found.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(f"nobody answers at {found}") from error
 
 
 def _last_line(error: BaseException) -> str:
