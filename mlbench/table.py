@@ -7,18 +7,18 @@ import html
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from mlbench import terminal
 from mlbench.advice import advise
 from mlbench.comparison import Comparison, Row
 from mlbench.errors import printable
 from mlbench.escaping import escape_csv, escape_latex, escape_markdown
 from mlbench.reference import LOSS_OF, PublishedRow, published
 from mlbench.statistics import Difference, Estimate
-from mlbench.terminal import print_sheet
 
 if TYPE_CHECKING:
     from mlbench.ladder import RungResult
@@ -45,6 +45,7 @@ class Sheet:
         lines: of its body.
         notes: footnotes, then the stamp.
         advice: what to make of it, in a sentence, for the formats read on the spot; may be "".
+        texts: numbers of the columns that hold text, which begin at the left.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Sheet:
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
     advice: str = ""
+    texts: tuple[int, ...] = (0,)
 
 
 def sheet(comparison: Comparison) -> Sheet:
@@ -151,6 +153,7 @@ def reference_sheet(comparison: Comparison) -> Sheet | None:
             "A difference is of recipe and loss together",
             *dict.fromkeys(f"{row.method} ({row.dim}): {row.source}" for row in rows),
         ),
+        texts=(0, 2),
     )
 
 
@@ -170,7 +173,7 @@ def ladder_sheet(results: Sequence[RungResult], title: str) -> Sheet:
         "(with one seed over queries alone)"
     )
     header = ("factor", "change", "R@1", "gain", "n")
-    return Sheet(title, header, tuple(lines), tuple(notes))
+    return Sheet(title, header, tuple(lines), tuple(notes), texts=(0, 1))
 
 
 def _gain(gain: Difference | None) -> str:
@@ -190,24 +193,9 @@ def _ours_minus(row: PublishedRow, comparison: Comparison) -> str:
     )
 
 
-def to_text(sheets: Sequence[Sheet], width: int = 120) -> str:
-    """Return tables as plain text; what a terminal shows in bold carries a star."""
-    from rich.console import Console
-
-    console = Console(file=io.StringIO(), width=width, no_color=True)
-    for each in sheets:
-        starred = tuple(
-            Line(
-                tuple(f"{c}*" if b else c for c, b in zip(line.cells, line.bold, strict=True)),
-                line.bold,
-                line.ends_section,
-            )
-            for line in each.lines
-        )
-        print_sheet(console, replace(each, lines=starred, notes=("*: bold", *each.notes)))
-        console.print()
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+def to_text(sheets: Sequence[Sheet], columns: int = 120, *, styled: bool = False) -> str:
+    """Return tables as plain text, for a terminal if ``styled``; see ``terminal.to_text``."""
+    return "".join(f"{terminal.to_text(each, columns, styled=styled)}\n" for each in sheets)
 
 
 def to_markdown(sheets: Sequence[Sheet]) -> str:
@@ -215,7 +203,7 @@ def to_markdown(sheets: Sequence[Sheet]) -> str:
     parts = []
     for each in sheets:
         body = _styled(each, escape_markdown, lambda text: f"**{text}**")
-        align = ["left", *["right"] * (len(each.header) - 1)]
+        align = ["left" if n in each.texts else "right" for n in range(len(each.header))]
         grid = tabulate(body, each.header, "github", colalign=align, disable_numparse=True)
         notes = "\n".join(f"- {escape_markdown(note)}" for note in each.notes)
         parts.append(f"### {escape_markdown(each.title)}\n\n{grid}\n\n{notes}\n")
@@ -230,9 +218,10 @@ def to_latex(sheets: Sequence[Sheet]) -> str:
         rows = []
         for line, cells in zip(each.lines, body, strict=True):
             rows += [" & ".join(cells) + r" \\", *([r"\midrule"] if line.ends_section else [])]
+        align = "".join("l" if n in each.texts else "r" for n in range(len(each.header)))
         lines = [
             *("% " + " ".join(text.split()) for text in (each.title, *each.notes)),
-            rf"\begin{{tabular}}{{l{'r' * (len(each.header) - 1)}}}",
+            rf"\begin{{tabular}}{{{align}}}",
             r"\toprule",
             " & ".join(map(escape_latex, each.header)) + r" \\",
             r"\midrule",

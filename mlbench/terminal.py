@@ -1,68 +1,106 @@
-"""Tables on terminals of any width."""
+"""Tables as plain text, for terminals of any width."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import click
+from wcwidth import ljust, rjust, width, wrap
 
 from mlbench.errors import printable
 
 if TYPE_CHECKING:
     from mlbench.table import Line, Sheet
 
+_GAP = "  "
 _TEXT = 8
 """Columns of a terminal in which a text can still be read."""
 
 
-def print_sheet(console: Console, given: Sheet) -> None:
-    """Print a table to a terminal; names are printed as they are, not as markup.
+def to_text(given: Sheet, columns: int, *, styled: bool) -> str:
+    """Lay out a table for a terminal; where it would not fit, each line is a paragraph.
 
-    Where it would not fit, each line of the table becomes a paragraph.
+    Names come through as they are, but for control characters.
+
+    Args:
+        given: the table.
+        columns: width of the terminal.
+        styled: whether bold is bold, by the codes of terminals; else it is a star.
     """
-    title = Text(printable(given.title), style="italic")
-    if console.width < _least_width(given):
-        _print_paragraphs(console, given, title)
-    else:
-        _print_grid(console, given, title)
-    for note in given.notes:
-        console.print(Text(printable(note), style="dim"))
-    if given.advice:
-        console.print(Text(printable(given.advice)))
-
-
-def _least_width(given: Sheet) -> int:
-    """Return the columns that a terminal must have for no figure to be cut; texts may be."""
-    columns = zip(*(line.cells for line in given.lines), strict=True)
-    words = [
-        max((len(w) for cell in column for w in cell.split()), default=0) for column in columns
+    starred = not styled and any(any(line.bold) for line in given.lines)
+    notes = [*(["*: bold"] if starred else []), *given.notes]
+    lines = [
+        *_folded([given.title], columns, italic=styled),
+        *_body(given, columns, styled),
+        *_folded(notes, columns, dim=styled),
+        *_folded([given.advice] if given.advice else [], columns),
     ]
-    return sum(min(longest, _TEXT) for longest in words) + 3 * len(given.header) + 1
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def _print_grid(console: Console, given: Sheet, title: Text) -> None:
-    table = Table(title=title, title_justify="left")
-    for number, name in enumerate(given.header):
-        justify = "left" if number == 0 else "right"
-        table.add_column(Text(name), justify=justify, overflow="fold")
-    for line in given.lines:
-        table.add_row(*_texts(line), end_section=line.ends_section)
-    console.print(table)
+def _folded(texts: Iterable[str], columns: int, **styles: bool) -> list[str]:
+    """Return texts in lines that fit, in the styles that are true."""
+    lines = [line for text in texts for line in wrap(printable(text), columns)]
+    return [click.style(line, **styles) for line in lines] if any(styles.values()) else lines
 
 
-def _print_paragraphs(console: Console, given: Sheet, title: Text) -> None:
-    console.print(title)
-    for line in given.lines:
-        first, *rest = _texts(line)
-        console.print(first)
-        for name, text in zip(given.header[1:], rest, strict=True):
-            console.print(Text(f"  {name} ").append_text(text))
+def _body(given: Sheet, columns: int, styled: bool) -> Iterator[str]:
+    header = [printable(name) for name in given.header]
+    marked = [any(column) for column in zip(*(line.bold for line in given.lines), strict=True)]
+    rows = [_cells(line, marked, styled) for line in given.lines]
+    widths = _widths(header, rows, columns - len(_GAP) * (len(header) - 1))
+    if widths is None:
+        for first, *rest in rows:
+            yield first
+            yield from (f"  {name} {text}" for name, text in zip(header[1:], rest, strict=True))
+        return
+    rule = _GAP.join("─" * room for room in widths)
+    yield from _grid_lines(header, widths, given.texts)
+    yield rule
+    for line, row in zip(given.lines, rows, strict=True):
+        yield from _grid_lines(row, widths, given.texts)
+        if line.ends_section:
+            yield rule
 
 
-def _texts(line: Line) -> list[Text]:
-    return [
-        Text(printable(cell), style="bold" if bold else "")
-        for cell, bold in zip(line.cells, line.bold, strict=True)
+def _cells(line: Line, marked: Sequence[bool], styled: bool) -> list[str]:
+    """Return the cells of a line, the bold ones marked; in their columns the rest makes room."""
+    cells = zip(map(printable, line.cells), line.bold, marked, strict=True)
+    if styled:
+        return [click.style(text, bold=True) if bold else text for text, bold, _ in cells]
+    return [text + ("*" if bold else " " * room) for text, bold, room in cells]
+
+
+def _widths(header: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """Return the widths of columns: the widest ones give way; None if figures would be cut."""
+    columns = list(zip(header, *rows, strict=True))
+    whole = [max(map(width, column)) for column in columns]
+    if sum(whole) <= room:
+        return whole
+    least = [min(_longest_word(cells), _TEXT) for _, *cells in columns]
+    # The words of a header stand below each other before any cell is folded.
+    wanted = [max(_longest_word([name]), 0, *map(width, cells)) for name, *cells in columns]
+    for cap in range(max(wanted), 0, -1):
+        widths = [max(low, min(want, cap)) for low, want in zip(least, wanted, strict=True)]
+        if sum(widths) <= room:
+            return widths
+    return None
+
+
+def _longest_word(texts: Iterable[str]) -> int:
+    return max((width(word) for text in texts for word in text.split()), default=1)
+
+
+def _grid_lines(cells: Sequence[str], widths: Sequence[int], texts: Sequence[int]) -> Iterator[str]:
+    """Yield the lines of a row, as many as its highest cell has; figures stand to the right."""
+    folded = [
+        [cell] if width(cell) <= room else wrap(cell, room)
+        for cell, room in zip(cells, widths, strict=True)
     ]
+    for parts in zip_longest(*folded, fillvalue=""):
+        yield _GAP.join(
+            ljust(part, room) if number in texts else rjust(part, room)
+            for number, (part, room) in enumerate(zip(parts, widths, strict=True))
+        )

@@ -330,6 +330,7 @@ def tuning_sheet(tuned: Sequence[Tuned], plan: Plan, records: Iterable[RunRecord
         ),
         lines=tuple(_line(each, finished) for each in tuned),
         notes=_notes(tuned, plan),
+        texts=(0, 2),
     )
 
 

@@ -1,7 +1,6 @@
 """What is missing or full: one line that says so, and nothing half-written."""
 
 import ast
-import io
 import os
 import pty
 import resource
@@ -14,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import QUICK
 from PIL import Image
-from rich.console import Console
 from test_record import RUNS, record
 
 import mlbench as package
@@ -33,8 +32,8 @@ from mlbench.datasets import folder
 from mlbench.errors import MlbenchError
 from mlbench.images import PixelCache, open_cache
 from mlbench.paths import cache_dir, expanded, remove_stale
-from mlbench.table import sheets
-from mlbench.terminal import print_sheet
+from mlbench.table import Line, Sheet, sheets
+from mlbench.terminal import to_text
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]
 
@@ -263,21 +262,34 @@ def test_output_in_ascii(results: Path) -> None:
     assert done.returncode == 0
     text = done.stdout.decode("ascii")
     assert "50.0 +- 0.0" in text
-    assert "+---" in text
+    assert "---  ---" in text
     assert "softtriple" in text
 
 
-@pytest.mark.parametrize("width", [1, 20, 60, 200])
-def test_narrow_terminals_lose_no_figure(results: Path, width: int) -> None:
+@pytest.mark.parametrize("styled", [False, True])
+@pytest.mark.parametrize("columns", [1, 20, 60, 80, 100, 200])
+def test_terminals_of_any_width_lose_no_figure(results: Path, columns: int, styled: bool) -> None:
     (given,) = sheets(compare(store.read_results(results).records))
-    console = Console(width=width, file=io.StringIO(), record=True)
-    print_sheet(console, given)
-    printed = "".join(console.export_text().split())
+    lines = click.unstyle(to_text(given, columns, styled=styled)).splitlines()
+    rules = {line for line in lines if line.startswith("──")}
+    assert len(rules) == (columns >= 60)  # below that, paragraphs
+    assert all(len(line) <= columns for line in lines) or columns < 60
+    assert not any(line != line.rstrip() for line in lines)
+    printed = "".join("".join(lines).split())
     for line in given.lines:
-        for cell in line.cells[1:] if width > 1 else ():
-            for word in cell.split():
-                assert word in printed
-    assert "".join(given.lines[0].cells[0].split())[:1] in printed
+        for cell in line.cells:
+            assert all(word in printed for word in cell.split())
+
+
+def test_wide_characters_keep_the_columns_apart() -> None:
+    rows = (("日本語", "1.0"), ("a", "22.5 ± 0.3"))
+    lines = tuple(Line(row, (False, row[0] == "a")) for row in rows)
+    given = Sheet("t", ("loss", "R@1"), lines, ())
+    assert to_text(given, 40, styled=False).splitlines() == [
+        *("t", "loss            R@1", "──────  ───────────"),
+        *("日本語         1.0", "a       22.5 ± 0.3*", "*: bold"),
+    ]
+    assert "\x1b[1m22.5 ± 0.3\x1b[0m\n" in to_text(given, 40, styled=True)
 
 
 def test_a_terminal_of_20_columns(results: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import click
 
 from mlbench.cli import _complete
 from mlbench.cli._executor import EXECUTOR_OPTIONS, gathering_executor
-from mlbench.cli._streams import drop_output, plain_streams, write
+from mlbench.cli._streams import drop_output, plain_streams, shows_styles, write
 from mlbench.errors import MlbenchError, printable
 from mlbench.interrupts import exit_code, install
 
@@ -185,18 +186,12 @@ def request(
 
 def print_sheets(given: Sequence[Sheet]) -> None:
     """Print tables to standard output: with bold to a terminal, with stars to anything else."""
-    from rich.console import Console
-
     from mlbench.table import to_text
-    from mlbench.terminal import print_sheet
 
-    console = Console()
-    if not console.is_terminal:
+    if shows_styles():
+        write(to_text(given, shutil.get_terminal_size().columns, styled=True))
+    else:
         write(to_text(given))
-        return
-    for each in given:
-        print_sheet(console, each)
-        console.print()
 
 
 def report_failures(failed: Sequence[Outcome]) -> None:

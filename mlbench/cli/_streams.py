@@ -57,6 +57,12 @@ def write(text: str) -> None:
     click.echo(text, file=sys.stdout, nl=False)
 
 
+def shows_styles() -> bool:
+    """Return whether standard output is a terminal that knows bold; it may be closed."""
+    open_ = sys.__stdout__ is not None and sys.stdout.isatty()
+    return open_ and os.environ.get("TERM") != "dumb"
+
+
 def drop_output() -> None:
     """Send to nowhere what standard output would not take, lest Python tries again at exit."""
     with suppress(OSError, ValueError, AttributeError):
