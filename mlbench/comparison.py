@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -260,25 +261,24 @@ def _judged(
 ) -> tuple[Row, ...]:
     """Fill in, for trained rows, how far they are behind the best and whether they tie with it."""
     trained = {row.label: groups[row.label] for row in rows if not row.baseline and row.runs}
-    judged = {row.label: row for row in rows}
     if not trained:
         return tuple(rows)
     uneven = _is_uneven(r for group in trained.values() for r in group.values())
     queries = _queries(record for group in trained.values() for record in group.items())
+    behind: dict[str, dict[str, Difference | None]] = {row.label: {} for row in rows}
+    tied: dict[str, set[str]] = {row.label: set() for row in rows}
     for metric in metrics:
         scores = {label: _scores(group, metric, queries) for label, group in trained.items()}
-        best, behind, tied = compare_all(scores)
-        if not behind and len(scores) > 1:  # such as NMI of one seed
-            tied = set()
-        for label in trained:
-            row = judged[label]
-            found = {metric: behind.get(label)} if label == best or label in behind else {}
-            judged[label] = replace(
-                row,
-                behind={**row.behind, **found},
-                tied=row.tied | {metric} if label in tied else row.tied,
-            )
-    return tuple(_with_notes(judged[row.label], groups[row.label], uneven) for row in rows)
+        best, others, untold = compare_all(scores)
+        for label, difference in {best: None, **others}.items():
+            behind[label][metric] = difference
+        if others or len(scores) == 1:  # not so with NMI of one seed
+            for label in untold:
+                tied[label].add(metric)
+    judged = (
+        replace(row, behind=behind[row.label], tied=frozenset(tied[row.label])) for row in rows
+    )
+    return tuple(_with_notes(row, groups[row.label], uneven) for row in judged)
 
 
 def _unbeaten(rows: list[Row], groups: Mapping[str, Mapping[Path, RunRecord]]) -> str | None:
@@ -341,15 +341,16 @@ def _scores(
     """Return each finished run's scores by seed and fold: per query, or else the one figure."""
     import numpy as np
 
+    finished = [(path, record) for path, record in records.items() if record.status == "ok"]
+    figures = np.array([record.metrics[metric] for _, record in finished], dtype=np.float64)
     scores: dict[Hashable, AnyScores] = {}
-    for path, record in records.items():
-        if record.status == "ok":
-            figure, beside = record.metrics[metric], queries.get(path)
-            found = None if beside is None else beside.of(metric)
-            # Scores that do not add up to the record's figure are not its own.
-            if beside is None or found is None or abs(beside.means[metric] - figure) > 1e-5:
-                found = np.asarray([figure], dtype=np.float64)
-            scores[record.seed, record.fold] = found
+    for number, (path, record) in enumerate(finished):
+        beside = queries.get(path)
+        found = None if beside is None else beside.of(metric)
+        # Scores that do not add up to the record's figure are not its own.
+        if beside is None or found is None or abs(beside.means[metric] - figures[number]) > 1e-5:
+            found = figures[number : number + 1]
+        scores[record.seed, record.fold] = found
     return scores
 
 
@@ -358,22 +359,26 @@ def _labels(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
     several_places = len({place(r) for r in records.values()}) > 1
     made = {(r.loss, r.loss_source) for r in records.values()}
     versions = Counter(loss for loss, _ in made)
+    label = functools.cache(_label)
     return {
-        path: _label(r)
+        path: label(_loss(r))
         + (f" [{r.loss_source}]" if versions[r.loss] > 1 else "")
         + (f" [{place(r)}]" if several_places else "")
         for path, r in records.items()
     }
 
 
-def _label(record: RunRecord) -> str:
-    if record.loss in BASELINES:
-        return record.loss
-    spec = LossSpec(record.loss, tuple(sorted(record.params.items())))
+def _loss(record: RunRecord) -> LossSpec:
+    return LossSpec(record.loss, tuple(sorted(record.params.items())))
+
+
+def _label(loss: LossSpec) -> str:
+    if loss.name in BASELINES:
+        return loss.name
     try:
-        return spec.label(LOSSES.get(record.loss).defaults)
+        return loss.label(LOSSES.get(loss.name).defaults)
     except MlbenchError:  # a plugin's record, read where the plugin is not installed
-        return spec.label({})
+        return loss.label({})
 
 
 def place(record: RunRecord) -> str:
@@ -415,11 +420,9 @@ def _stamp(records: list[RunRecord]) -> tuple[str, ...]:
 def _what_losses_may_choose(records: list[RunRecord]) -> tuple[str, ...]:
     """Return a line on what differs between losses by right: batches, length, parameters."""
     own = {}
-    for record in records:
-        if record.loss in BASELINES:
-            continue
-        params = ", ".join(f"{name} {value}" for name, value in sorted(record.params.items()))
-        own[_label(record)] = f"{_needs(record.loss)}{'; ' if params else ''}{params}"
+    for loss in dict.fromkeys(_loss(r) for r in records if r.loss not in BASELINES):
+        params = ", ".join(f"{name} {value}" for name, value in loss.params)
+        own[_label(loss)] = f"{_needs(loss.name)}{'; ' if params else ''}{params}"
     if not own:
         return ()
     return ("by loss: " + ". ".join(f"{label}: {text}" for label, text in sorted(own.items())),)

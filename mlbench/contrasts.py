@@ -6,6 +6,7 @@ differences follow, for all pairs that share their runs, from the inner products
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     Scores = npt.NDArray[np.float64] | npt.NDArray[np.float32] | npt.NDArray[np.bool_]
     Runs = Mapping[Hashable, Scores]
     Figures = npt.NDArray[np.float64]
+
+Run = tuple[Hashable, int]
+"""Seed and fold, and the number of queries."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,11 @@ def contrasts(scores: Mapping[str, Runs], names: Sequence[str]) -> list[Contrast
         names: the losses; in a pair the one that comes first here is the first.
     """
     runs = {name: frozenset((k, len(v)) for k, v in scores[name].items()) for name in names}
-    groups: dict[frozenset[tuple[Hashable, int]], list[tuple[str, str]]] = {}
+    # Most losses have the same runs: no need to look at each pair's one by one.
+    shared_by = functools.cache(frozenset[Run].intersection)
+    groups: dict[frozenset[Run], list[tuple[str, str]]] = {}
     for a, b in combinations(names, 2):
-        groups.setdefault(runs[a] & runs[b], []).append((a, b))
+        groups.setdefault(shared_by(runs[a], runs[b]), []).append((a, b))
     return [
         _contrasts({name: scores[name] for pair in pairs for name in pair}, pairs, whole)
         for shared, pairs in groups.items()
@@ -71,11 +77,11 @@ def contrasts(scores: Mapping[str, Runs], names: Sequence[str]) -> list[Contrast
     ]
 
 
-def _length(run: tuple[Hashable, int]) -> int:
+def _length(run: Run) -> int:
     return run[1]
 
 
-def _whole(shared: frozenset[tuple[Hashable, int]], order: Runs) -> list[Hashable]:
+def _whole(shared: frozenset[Run], order: Runs) -> list[Hashable]:
     """Return the runs with the most queries, in a given order: others lost their per-query scores.
 
     A set has another order in every process, and sums would differ in their last digits.

@@ -167,7 +167,14 @@ def _half_widths(parts: Parts, alpha: npt.ArrayLike) -> Scores:
 def _p_values(parts: Parts, means: Scores) -> Scores:
     """Return, for each of the means, the alpha at which its interval just reaches zero."""
     import numpy as np
+    from scipy.special import stdtr
 
+    known = [(np.asarray(v), freedom) for v, freedom in parts if freedom]
+    if len(known) == 1:  # Student's test
+        ((variance, freedom),) = known
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p = 2 * stdtr(freedom, -np.abs(means) / np.sqrt(variance))
+        return np.where(means == 0, 1.0, p)
     low, high = np.zeros_like(means), np.ones_like(means)
     for _ in range(50):
         middle = (low + high) / 2

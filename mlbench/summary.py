@@ -96,8 +96,9 @@ def _renewed(
     new = read_records(Path(path) for path in states if path not in held)
     joined = {Identity.of(record) for record in new.records.values()} & same.keys()
     old = read_records(Path(path) for each in joined for path in same.pop(each).states)
-    read = new.records | old.records
-    fresh = compare({path: read[path] for path in map(Path, states) if path in read})
+    number = {path: n for n, path in enumerate(states)}
+    read = sorted((new.records | old.records).items(), key=lambda item: number[str(item[0])])
+    fresh = compare(dict(read))
     parts = [_Part(each, {path: states[path] for path in each.files}) for each in fresh]
     return [*same.values(), *parts], new.problems + old.problems
 
@@ -109,8 +110,9 @@ def _states(folder: Path) -> dict[str, State]:
         with suppress(OSError):  # a link to nothing, or removed just now
             status = file.stat()
             own[file.path] = status.st_size, status.st_mtime_ns
+    here = f".{os.sep}"  # which names have in the folder that is called so, and paths never
     return {
-        str(Path(record)): (
+        record.removeprefix(here): (
             *own.get(record, _NOTHING),
             *own.get(f"{record.removesuffix('.json')}.npz", _NOTHING),
         )

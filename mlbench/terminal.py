@@ -42,8 +42,12 @@ def to_text(given: Sheet, columns: int, *, styled: bool) -> str:
 
 def _folded(texts: Iterable[str], columns: int, **styles: bool) -> list[str]:
     """Return texts in lines that fit, in the styles that are true."""
-    lines = [line for text in texts for line in wrap(printable(text), columns)]
+    lines = [line for text in texts for line in _wrapped(printable(text), columns)]
     return [click.style(line, **styles) for line in lines] if any(styles.values()) else lines
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    return wrap(text, columns, break_on_hyphens=False)
 
 
 def _body(given: Sheet, columns: int, styled: bool) -> Iterator[str]:
@@ -96,7 +100,7 @@ def _longest_word(texts: Iterable[str]) -> int:
 def _grid_lines(cells: Sequence[str], widths: Sequence[int], texts: Sequence[int]) -> Iterator[str]:
     """Yield the lines of a row, as many as its highest cell has; figures stand to the right."""
     folded = [
-        [cell] if width(cell) <= room else wrap(cell, room)
+        [cell] if width(cell) <= room else _wrapped(cell, room)
         for cell, room in zip(cells, widths, strict=True)
     ]
     for parts in zip_longest(*folded, fillvalue=""):
