@@ -31,12 +31,26 @@ def to_text(given: Sheet, columns: int, *, styled: bool) -> str:
     """
     starred = not styled and any(any(line.bold) for line in given.lines)
     notes = [*(["*: bold"] if starred else []), *given.notes]
+    marked = [any(column) for column in zip(*(line.bold for line in given.lines), strict=True)]
+    rows = [_cells(line, marked, styled) for line in given.lines]
+    ruled = [number for number, line in enumerate(given.lines) if line.ends_section]
+    header = list(map(printable, given.header))
     lines = [
         *_folded([given.title], columns, italic=styled),
-        *_body(given, columns, styled),
+        *_grid(header, rows, columns, given.texts, ruled),
         *_folded(notes, columns, dim=styled),
         *_folded([given.advice] if given.advice else [], columns),
     ]
+    return _joined(lines)
+
+
+def to_list(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int) -> str:
+    """Lay out rows of texts in the same way."""
+    plain, *cells = [[printable(text) for text in row] for row in (header, *rows)]
+    return _joined(_grid(plain, cells, columns, range(len(header))))
+
+
+def _joined(lines: Iterable[str]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
@@ -50,10 +64,14 @@ def _wrapped(text: str, columns: int) -> list[str]:
     return wrap(text, columns, break_on_hyphens=False)
 
 
-def _body(given: Sheet, columns: int, styled: bool) -> Iterator[str]:
-    header = [printable(name) for name in given.header]
-    marked = [any(column) for column in zip(*(line.bold for line in given.lines), strict=True)]
-    rows = [_cells(line, marked, styled) for line in given.lines]
+def _grid(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    columns: int,
+    texts: Sequence[int],
+    ruled: Sequence[int] = (),
+) -> Iterator[str]:
+    """Yield the lines of a table, with a rule below its header and the rows ``ruled``."""
     widths = _widths(header, rows, columns - len(_GAP) * (len(header) - 1))
     if widths is None:
         for first, *rest in rows:
@@ -61,11 +79,11 @@ def _body(given: Sheet, columns: int, styled: bool) -> Iterator[str]:
             yield from (f"  {name} {text}" for name, text in zip(header[1:], rest, strict=True))
         return
     rule = _GAP.join("─" * room for room in widths)
-    yield from _grid_lines(header, widths, given.texts)
+    yield from _row_lines(header, widths, texts)
     yield rule
-    for line, row in zip(given.lines, rows, strict=True):
-        yield from _grid_lines(row, widths, given.texts)
-        if line.ends_section:
+    for number, row in enumerate(rows):
+        yield from _row_lines(row, widths, texts)
+        if number in ruled:
             yield rule
 
 
@@ -97,7 +115,7 @@ def _longest_word(texts: Iterable[str]) -> int:
     return max((width(word) for text in texts for word in text.split()), default=1)
 
 
-def _grid_lines(cells: Sequence[str], widths: Sequence[int], texts: Sequence[int]) -> Iterator[str]:
+def _row_lines(cells: Sequence[str], widths: Sequence[int], texts: Sequence[int]) -> Iterator[str]:
     """Yield the lines of a row, as many as its highest cell has; figures stand to the right."""
     folded = [
         [cell] if width(cell) <= room else _wrapped(cell, room)

@@ -230,16 +230,9 @@ def print_list(
     header: Sequence[str], rows: Sequence[Sequence[str]], problems: Sequence[str]
 ) -> None:
     """Print a plain table, then a warning for each of the problems."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from mlbench.terminal import to_list
 
-    table = Table(box=None, pad_edge=False)
-    for number, name in enumerate(header):
-        table.add_column(Text(printable(name)), no_wrap=number == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    Console().print(table)
+    write(to_list(header, rows, shutil.get_terminal_size((120, 24)).columns))
     warn_of(problems)
 
 

@@ -49,7 +49,7 @@ def list_(root: Path | None, as_json: bool) -> None:
         (f["name"], f"{f['images']:,}", _size(f["bytes"]), f["path"] or "-", f["terms"])
         for f in facts
     ]
-    print_list(("name", "images", "download", "lies in", "terms"), rows, [])
+    print_list(("name", "images", "download", "folder", "terms"), rows, [])
 
 
 def _facts(source: Source, root: Path) -> dict[str, Any]:
