@@ -69,5 +69,5 @@ def test_a_loss_that_turns_nan_is_recorded_and_the_others_go_on(
     bad = made["turns_nan"]
     assert (bad.status, bad.metrics, bad.loss_source) == ("diverged", {}, "turns-nan 2.5")
     assert [row.loss for row in bad.curve][-1] is None
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("│ turns_nan"))
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("turns_nan"))
     assert "(1 diverged)" in line
