@@ -35,7 +35,7 @@ API = DOCS / "api.md"
 RESULTS = ROOT / "results" / "README.md"
 COMMANDED = (ROOT / "README.md", *sorted(DOCS.glob("*.md")), RESULTS)
 LINKED = (*COMMANDED, ROOT / "CONTRIBUTING.md")
-WIDTH = 100
+WIDTH = 120
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"^    (mlbench .*)$", re.MULTILINE)

@@ -188,10 +188,12 @@ def print_sheets(given: Sequence[Sheet]) -> None:
     """Print tables to standard output: with bold to a terminal, with stars to anything else."""
     from mlbench.table import to_text
 
-    if shows_styles():
-        write(to_text(given, shutil.get_terminal_size().columns, styled=True))
-    else:
-        write(to_text(given))
+    write(to_text(given, _columns(), styled=shows_styles()))
+
+
+def _columns() -> int:
+    """Return the width of the terminal, which ``COLUMNS`` overrides; 120 where there is none."""
+    return shutil.get_terminal_size((120, 24)).columns
 
 
 def report_failures(failed: Sequence[Outcome]) -> None:
@@ -232,7 +234,7 @@ def print_list(
     """Print a plain table, then a warning for each of the problems."""
     from mlbench.terminal import to_list
 
-    write(to_list(header, rows, shutil.get_terminal_size((120, 24)).columns))
+    write(to_list(header, rows, _columns()))
     warn_of(problems)
 
 
