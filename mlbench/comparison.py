@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -359,26 +358,34 @@ def _labels(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
     several_places = len({place(r) for r in records.values()}) > 1
     made = {(r.loss, r.loss_source) for r in records.values()}
     versions = Counter(loss for loss, _ in made)
-    label = functools.cache(_label)
+    label = {key: _label(r) for key, r in _by_loss(records.values()).items()}
     return {
-        path: label(_loss(r))
+        path: label[_loss_key(r)]
         + (f" [{r.loss_source}]" if versions[r.loss] > 1 else "")
         + (f" [{place(r)}]" if several_places else "")
         for path, r in records.items()
     }
 
 
-def _loss(record: RunRecord) -> LossSpec:
-    return LossSpec(record.loss, tuple(sorted(record.params.items())))
+def _by_loss(records: Iterable[RunRecord]) -> dict[Hashable, RunRecord]:
+    """Return one record of each loss with its parameters."""
+    return {_loss_key(record): record for record in records}
 
 
-def _label(loss: LossSpec) -> str:
-    if loss.name in BASELINES:
-        return loss.name
+def _loss_key(record: RunRecord) -> Hashable:
+    return record.loss, repr(
+        sorted(record.params.items())
+    )  # 1, 1.0 and True are equal, not the same
+
+
+def _label(record: RunRecord) -> str:
+    if record.loss in BASELINES:
+        return record.loss
+    spec = LossSpec(record.loss, tuple(sorted(record.params.items())))
     try:
-        return loss.label(LOSSES.get(loss.name).defaults)
+        return spec.label(LOSSES.get(record.loss).defaults)
     except MlbenchError:  # a plugin's record, read where the plugin is not installed
-        return loss.label({})
+        return spec.label({})
 
 
 def place(record: RunRecord) -> str:
@@ -420,9 +427,9 @@ def _stamp(records: list[RunRecord]) -> tuple[str, ...]:
 def _what_losses_may_choose(records: list[RunRecord]) -> tuple[str, ...]:
     """Return a line on what differs between losses by right: batches, length, parameters."""
     own = {}
-    for loss in dict.fromkeys(_loss(r) for r in records if r.loss not in BASELINES):
-        params = ", ".join(f"{name} {value}" for name, value in loss.params)
-        own[_label(loss)] = f"{_needs(loss.name)}{'; ' if params else ''}{params}"
+    for record in _by_loss(r for r in records if r.loss not in BASELINES).values():
+        params = ", ".join(f"{name} {value}" for name, value in sorted(record.params.items()))
+        own[_label(record)] = f"{_needs(record.loss)}{'; ' if params else ''}{params}"
     if not own:
         return ()
     return ("by loss: " + ". ".join(f"{label}: {text}" for label, text in sorted(own.items())),)

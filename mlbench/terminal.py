@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlbench.table import Line, Sheet
 
 _GAP = "  "
+_TOGETHER = "\N{NO-BREAK SPACE}"
 _TEXT = 8
 """Columns of a terminal in which a text can still be read."""
 
@@ -51,7 +52,7 @@ def to_list(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int) 
 
 
 def _joined(lines: Iterable[str]) -> str:
-    return "".join(f"{line.rstrip()}\n" for line in lines)
+    return "".join(f"{line.rstrip()}\n" for line in lines).replace(_TOGETHER, " ")
 
 
 def _folded(texts: Iterable[str], columns: int, **styles: bool) -> list[str]:
@@ -72,7 +73,7 @@ def _grid(
     ruled: Sequence[int] = (),
 ) -> Iterator[str]:
     """Yield the lines of a table, with a rule below its header and the rows ``ruled``."""
-    widths = _widths(header, rows, columns - len(_GAP) * (len(header) - 1))
+    widths = _widths(header, rows, columns - len(_GAP) * (len(header) - 1), texts)
     if widths is None:
         for first, *rest in rows:
             yield first
@@ -89,30 +90,39 @@ def _grid(
 
 def _cells(line: Line, marked: Sequence[bool], styled: bool) -> list[str]:
     """Return the cells of a line, the bold ones marked; in their columns the rest makes room."""
-    cells = zip(map(printable, line.cells), line.bold, marked, strict=True)
+    texts = (printable(text).replace("± ", f"±{_TOGETHER}") for text in line.cells)
+    cells = zip(texts, line.bold, marked, strict=True)
     if styled:
         return [click.style(text, bold=True) if bold else text for text, bold, _ in cells]
     return [text + ("*" if bold else " " * room) for text, bold, room in cells]
 
 
-def _widths(header: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
+def _widths(
+    header: Sequence[str], rows: Sequence[Sequence[str]], room: int, texts: Sequence[int]
+) -> list[int] | None:
     """Return the widths of columns: the widest ones give way; None if figures would be cut."""
     columns = list(zip(header, *rows, strict=True))
     whole = [max(map(width, column)) for column in columns]
     if sum(whole) <= room:
         return whole
-    least = [min(_longest_word(cells), _TEXT) for _, *cells in columns]
+    words = [_longest_word(column) for column in columns]
+    for most in range(max(_TEXT, *words), _TEXT - 1, -1):  # names are cut as little as possible
+        least = [min(long, most) if n in texts else long for n, long in enumerate(words)]
+        if sum(least) <= room:
+            break
+    else:
+        return None
     # The words of a header stand below each other before any cell is folded.
     wanted = [max(_longest_word([name]), 0, *map(width, cells)) for name, *cells in columns]
     for cap in range(max(wanted), 0, -1):
         widths = [max(low, min(want, cap)) for low, want in zip(least, wanted, strict=True)]
         if sum(widths) <= room:
             return widths
-    return None
+    return least
 
 
 def _longest_word(texts: Iterable[str]) -> int:
-    return max((width(word) for text in texts for word in text.split()), default=1)
+    return max((width(word) for text in texts for word in text.split(" ")), default=1)
 
 
 def _row_lines(cells: Sequence[str], widths: Sequence[int], texts: Sequence[int]) -> Iterator[str]:

@@ -270,6 +270,18 @@ def test_a_ray_cluster_that_is_gone_is_not_waited_for(
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_a_proxy_named_by_the_environment_is_left_to_ray(
+    ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:1")
+    asked: list[str] = []
+    monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
+    from mlbench.executors.ray import _init
+
+    _init(ray, "auto")
+    assert asked == ["auto"]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_ray_makes_the_same_records_and_a_lost_run_again(
     ray: Any, photos: Path, tmp_path: Path

@@ -33,7 +33,7 @@ from mlbench.errors import MlbenchError
 from mlbench.images import PixelCache, open_cache
 from mlbench.paths import cache_dir, expanded, remove_stale
 from mlbench.table import Line, Sheet, sheets
-from mlbench.terminal import to_text
+from mlbench.terminal import to_list, to_text
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]
 
@@ -272,8 +272,8 @@ def test_terminals_of_any_width_lose_no_figure(results: Path, columns: int, styl
     (given,) = sheets(compare(store.read_results(results).records))
     lines = click.unstyle(to_text(given, columns, styled=styled)).splitlines()
     rules = {line for line in lines if line.startswith("──")}
-    assert len(rules) == (columns >= 60)  # below that, paragraphs
-    assert all(len(line) <= columns for line in lines) or columns < 60
+    assert len(rules) == (columns >= 80)  # below that, paragraphs
+    assert all(len(line) <= columns for line in lines) or columns < 80
     assert not any(line != line.rstrip() for line in lines)
     printed = "".join("".join(lines).split())
     for line in given.lines:
@@ -290,6 +290,31 @@ def test_wide_characters_keep_the_columns_apart() -> None:
         *("日本語         1.0", "a       22.5 ± 0.3*", "*: bold"),
     ]
     assert "\x1b[1m22.5 ± 0.3\x1b[0m\n" in to_text(given, 40, styled=True)
+
+
+def test_names_are_cut_last() -> None:
+    cells = ("triplet_distance_weighted (margin=0.2)", "48.0 ± 0.5", "9 (1 diverged)")
+    given = Sheet("", ("loss", "R@1", "n"), (Line(cells, (False,) * 3),), ())
+    assert to_text(given, 55, styled=False).splitlines()[2:] == [
+        "triplet_distance_weighted    48.0 ± 0.5  9 (1 diverged)",
+        "(margin=0.2)",
+    ]
+    assert to_text(given, 44, styled=False).splitlines()[2:] == [
+        "triplet_distance_weighted    48.0       9 (1",
+        "(margin=0.2)                ± 0.5  diverged)",
+    ]
+    assert to_text(given, 36, styled=False).splitlines()[2:] == [
+        "triplet_distance_w   48.0       9 (1",
+        "eighted             ± 0.5  diverged)",
+        "(margin=0.2)",
+    ]
+
+
+def test_a_list_of_short_words_is_folded() -> None:
+    rows = [("a", "an apple a day"), ("b", "or two")]
+    assert to_list(("x", "what"), rows, 10).splitlines() == [
+        *("x  what", "─  ───────", "a  an", "   apple a", "   day", "b  or two")
+    ]
 
 
 def test_a_terminal_of_20_columns(results: Path) -> None:

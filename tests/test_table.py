@@ -106,6 +106,16 @@ def test_changed_parameters_are_in_the_label() -> None:
     assert comparison.rows[0].label == "softtriple (tau=0.0)"
 
 
+def test_parameters_that_are_equal_but_not_the_same_have_rows_of_their_own() -> None:
+    first = replace(records()[0], loss="pml:TripletMarginLoss", params={"margin": 1})
+    other = replace(first, params={"margin": 1.0})
+    (comparison,) = compared([first, other])
+    assert [(row.label, row.runs) for row in comparison.rows] == [
+        ("pml:TripletMarginLoss (margin=1)", 1),
+        ("pml:TripletMarginLoss (margin=1.0)", 1),
+    ]
+
+
 def test_an_unequal_budget_is_noted() -> None:
     more = replace(records()[0].cost, images_seen=999)
     (comparison,) = compared([*records()[:4], record(RUNS[4], cost=more)])

@@ -221,6 +221,8 @@ def _check_answers(ray: Any, address: str) -> None:
 
     Where a cluster was killed, its address is still in the file that ``auto`` reads.
     """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address
     if "://" in address:  # of a proxy, which has its own time limit
         return
     found = ray._private.services.canonicalize_bootstrap_address(address)
@@ -229,7 +231,7 @@ def _check_answers(ray: Any, address: str) -> None:
     host, _, port = found.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise ConnectionError(f"nobody answers at {found}") from error
 
 
