@@ -56,7 +56,7 @@ def show(tallies: dict[str, Tally]) -> None:
 
 def main() -> None:
     """Read the command line and fuzz."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=10_000, help="inputs in all")
     parser.add_argument("--seconds", type=float, default=360.0, help="time limit in all")
     parser.add_argument("--seed", type=int, default=0)

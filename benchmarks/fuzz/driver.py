@@ -59,7 +59,7 @@ class Tally:
 def run_one(seed: int, kind: str, trial: Trial, number: int, folder: Path, tally: Tally) -> None:
     """Make and read one input; the same seed, kind and number give the same one."""
     rng = np.random.default_rng([seed, number, *kind.encode()])
-    started = time.process_time()
+    started, problem = time.process_time(), "refused without a word"
     try:
         with _limited(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -67,7 +67,6 @@ def run_one(seed: int, kind: str, trial: Trial, number: int, folder: Path, tally
         outcome = "accepted"
     except MlbenchError as error:
         outcome = "refused" if printable(str(error)).strip() else "failed"
-        problem = "refused without a word"
     except (Exception, TooLong) as error:
         outcome = "failed"
         problem = f"{type(error).__name__}: {error}\n{_last_lines(error)}"

@@ -99,10 +99,8 @@ def setting(rng: Rng, number: int, where: Path) -> None:  # noqa: ARG001
     key = pick(rng, (pick(rng, keys), "loss.margin", "softtriple.tau", "epochs", "lr", "x", ""))
     text = f"{key}={pick(rng, HOSTILE)}"
     settings = (parse_setting(spoil_text(rng, text) if number % 2 else text),)
-    names = {
-        name: str(pick(rng, HOSTILE)) for name in ("dataset", "backbone") if rng.random() < 0.2
-    }
-    _check_plan(Request(settings=settings, **names))
+    dataset, backbone = (str(pick(rng, HOSTILE)) if rng.random() < 0.2 else None for _ in range(2))
+    _check_plan(Request(settings=settings, dataset=dataset, backbone=backbone))
 
 
 def _check_plan(request: Request) -> None:

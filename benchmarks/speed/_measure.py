@@ -8,14 +8,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import torch
 
 from mlbench import provenance
 from mlbench.paths import atomic_file
+from mlbench.terminal import to_list
 
 Seconds = dict[str, list[float]]
 
@@ -92,12 +93,25 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def product_limit() -> float:
+    """Return the floating-point operations per CPU second of a large product, at its best."""
+    a, b = torch.randn(2, 2048, 2048)
+    out = torch.empty(2048, 2048)
+    product = partial(torch.mm, a, b, out=out)
+    return 2 * 2048.0**3 / min(take_turns({"": product}, 10, clock=time.process_time)[""])
+
+
+def copy_limit() -> float:
+    """Return the bytes per CPU second that a large copy reads and writes, at its best."""
+    source = torch.ones(2**28, dtype=torch.uint8)
+    copy = partial(torch.empty_like(source).copy_, source)
+    return 2.0 * source.numel() / min(take_turns({"": copy}, 10, clock=time.process_time)[""])
+
+
 def show(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table."""
-    table = Table(*header, title=title)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=120).print(table)
+    print(title)
+    print(to_list(header, list(rows), 120))
 
 
 def finish(figures: Mapping[str, Any], path: Path | None, device: str = "cpu") -> None:

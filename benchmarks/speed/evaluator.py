@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from _measure import Seconds, Spread, arguments, finish, ratio, show, take_turns
+from _measure import Seconds, Spread, arguments, finish, product_limit, ratio, show, take_turns
 from torch import Tensor
 
 OURS = "mlbench"
@@ -134,15 +134,6 @@ def alternate(tools: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
     return {"wall": take_turns(turns, rounds, warmup=0), "cpu": cpu}
 
 
-def gemm_limit() -> float:
-    """Return the floating-point operations per CPU second of a large product, at its best."""
-    a, b = torch.randn(2, 2048, 2048)
-    out = torch.empty(2048, 2048)
-    torch.mm(a, b, out=out)
-    seconds = alternate({"gemm": lambda: torch.mm(a, b, out=out)}, 10)["cpu"]["gemm"]
-    return 2 * 2048.0**3 / min(seconds)
-
-
 def time_tools(shape: Shape, rounds: int) -> dict[str, Any]:
     """Time the evaluators after one round on a tenth of the data that is not measured."""
     embeddings, labels = make_data(shape)
@@ -155,7 +146,7 @@ def time_tools(shape: Shape, rounds: int) -> dict[str, Any]:
     for tool in loaded.values():
         tool(embeddings[::10].contiguous(), labels[::10])
     tools = {name: lambda name=name: turn(name) for name in loaded}
-    return {**alternate(tools, rounds), "values": values, "gemm_flops": gemm_limit()}
+    return {**alternate(tools, rounds), "values": values, "product_limit": product_limit()}
 
 
 def measure_memory(shape: Shape, name: str) -> dict[str, float]:
@@ -200,7 +191,7 @@ def time_kmeans(shape: Shape, rounds: int) -> dict[str, Any]:
     }
     iterations = statistics.fmean(run.iterations for run in ours)
     flops = RESTARTS * kmeans_flops(shape, iterations)
-    return {**taken, "inertia": inertia, "flops": flops, "gemm_flops": gemm_limit()}
+    return {**taken, "inertia": inertia, "flops": flops, "product_limit": product_limit()}
 
 
 def kmeans_flops(shape: Shape, iterations: float) -> float:
@@ -244,7 +235,7 @@ TIMES = ("tool", "CPU s", "wall s", "CPU / ours", "wall / ours")
 def work(flops: float, result: Mapping[str, Any]) -> str:
     """Return what was counted and how much of the machine's product rate that is."""
     seconds = Spread.of(result["cpu"][OURS]).median
-    limit = result["gemm_flops"]
+    limit = result["product_limit"]
     return (
         f"{OURS}: {flops / 1e9:.1f} GFLOP counted, {flops / seconds / 1e9:.0f} GFLOP per CPU s, "
         f"{flops / seconds / limit:.0%} of a 2048-cube product's {limit / 1e9:.0f}"

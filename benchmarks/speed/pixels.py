@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _measure import Spread, arguments, finish, ratio, show, take_turns
+from _measure import Spread, arguments, copy_limit, finish, ratio, show, take_turns
 from _photos import image_set, photos, pixels
 from PIL import Image
 from torch import Tensor
@@ -84,6 +84,13 @@ def tools(paths: list[Path], cache: PixelCache, size: int) -> dict[str, Tool]:
     return found
 
 
+def bytes_moved(cache: PixelCache, size: int) -> float:
+    """Return the bytes of a crop, on average: read from the cache, and written."""
+    rng = np.random.default_rng(0)
+    boxes = random_boxes(cache.heights, cache.widths, MIN_AREA, True, rng)
+    return 3 * (float((boxes.height * boxes.width).mean()) + size**2)
+
+
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = arguments(__doc__)
@@ -94,12 +101,18 @@ def main() -> None:
     side = round(options.size * 256 / 224)
     with photos(256) as paths, pixels(image_set(paths, 1), side) as cache:
         seconds = take_turns(tools(paths, cache, options.size), 3 if options.quick else 20)
+        moved = bytes_moved(cache, options.size)
     milliseconds = {name: Spread.of(values).scaled(1e3 / BATCH) for name, values in seconds.items()}
     ratios = {name: ratio(seconds, name, OURS) for name in seconds}
     rows = [(name, str(milliseconds[name]), str(ratios[name])) for name in seconds]
     title = f"{options.size} px crops of images of {side} px, median (range)"
     show(title, ("tool", "ms an image", "times ours"), rows)
-    figures = {"size": options.size, "milliseconds": milliseconds, "ratios": ratios}
+    rate, limit = moved / milliseconds[OURS].median * 1e3, copy_limit()
+    print(
+        f"{OURS}: {moved / 1e3:.0f} kB read and written an image, {rate / 1e9:.2f} GB/s, "
+        f"{rate / limit:.1%} of a large copy's {limit / 1e9:.1f}"
+    )
+    figures = {"size": options.size, "milliseconds": milliseconds, "ratios": ratios, "bytes": moved}
     finish(figures, options.json, "cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -107,7 +107,7 @@ def make(folder: Path, n_recipes: int, n_losses: int, n_seeds: int) -> None:
 
 def main() -> None:
     """Read the command line and make the folder."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
     for name, default in (("recipes", 20), ("losses", 25), ("seeds", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)

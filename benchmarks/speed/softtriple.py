@@ -1,33 +1,31 @@
 """Speed and memory of SoftTriple beside pytorch-metric-learning's, equality checked.
 
-Run ``python benchmarks/speed/softtriple.py [--json PATH]``. Both losses take turns in one process,
-so that whatever else the machine does falls on both.
+    python benchmarks/speed/softtriple.py [--quick] [--json PATH]
+
+Exits with 1 if a target is missed.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _measure import Spread, arguments, copy_limit, finish, product_limit, ratio, show, take_turns
 from pytorch_metric_learning.losses import SoftTripleLoss
 from pytorch_metric_learning.regularizers import SparseCentersRegularizer
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from mlbench.losses.softtriple import SoftTriple
 
 CLASSES, CENTERS, BATCH, DIM = 100, 10, 32, 64
 SOP_CLASSES = 11_318
-REPEATS, STEPS = 60, 5
+ROUNDS, STEPS = 60, 5
+OURS, THEIRS = TOOLS = ("mlbench", "pytorch-metric-learning")
 SPEED_TARGET, MEMORY_TARGET_MB, TOLERANCE = 5.0, 300.0, 1e-6
 
 
@@ -72,35 +70,16 @@ def differences() -> dict[str, float]:
     }
 
 
-def seconds(step: Callable[[], None]) -> float:
-    """Return the time of one step, the mean over a few."""
-    started = time.perf_counter()
-    for _ in range(STEPS):
-        step()
-    return (time.perf_counter() - started) / STEPS
+def training_steps(loss: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
+    """Return a function that takes some forward and backward passes."""
 
+    def steps() -> None:
+        for _ in range(STEPS):
+            loss.zero_grad()
+            x.grad = None
+            loss(x, y).backward()
 
-def training_step(loss: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """Return a function that takes one forward and backward pass."""
-
-    def step() -> None:
-        loss.zero_grad()
-        x.grad = None
-        loss(x, y).backward()
-
-    return step
-
-
-def speed(ours: nn.Module, theirs: nn.Module, x: Tensor, y: Tensor) -> dict[str, list[float]]:
-    """Return the times of both losses in seconds, taken in turns."""
-    steps = {"ours": training_step(ours, x, y), "theirs": training_step(theirs, x, y)}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(REPEATS + 3):
-        for name, step in steps.items():
-            taken = seconds(step)
-            if repeat >= 3:  # the first are warm-up
-                times[name].append(taken)
-    return times
+    return steps
 
 
 def peak_mb() -> float:
@@ -111,7 +90,7 @@ def peak_mb() -> float:
 
 def measure_memory() -> float:
     """Return the MB that a step at SOP's size needs above parameters and gradients."""
-    training_step(SoftTriple(2, DIM, centers_per_class=2), *batch(2))()  # loads what torch loads
+    training_steps(SoftTriple(2, DIM, centers_per_class=2), *batch(2))()  # loads what torch loads
     loss = SoftTriple(SOP_CLASSES, DIM, centers_per_class=CENTERS)
     loss.centers.grad = torch.zeros_like(loss.centers)
     loss.centers.grad.fill_(1.0)  # touched, so that it is resident
@@ -127,62 +106,61 @@ def memory_in_subprocess() -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def measure() -> dict[str, Any]:
-    """Return all figures, with the targets and whether they are met."""
-    ours, theirs = pair()
-    x, y = batch(CLASSES)
-    differ = differences()
-    times = speed(ours, theirs, x, y)
-    ratios = [b / a for a, b in zip(times["ours"], times["theirs"], strict=True)]
-    memory = memory_in_subprocess()
-    return {
-        "difference": differ,
-        "milliseconds": {k: 1e3 * statistics.median(v) for k, v in times.items()},
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
-        "memory_mb": memory,
-        "met": {
-            "equal": max(differ.values()) < TOLERANCE,
-            "speed": statistics.median(ratios) >= SPEED_TARGET,
-            "memory": memory < MEMORY_TARGET_MB,
-        },
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
-def show(figures: dict[str, Any]) -> None:
-    """Print the figures beside their targets."""
-    table = Table(title=f"SoftTriple, C {CLASSES}, K {CENTERS}, batch {BATCH}, D {DIM}")
-    for column in ("figure", "measured", "target"):
-        table.add_column(column)
-    ratio, ms = figures["ratio"], figures["milliseconds"]
-    for name, value in figures["difference"].items():
-        table.add_row(f"largest difference of {name}", f"{value:.1e}", f"< {TOLERANCE:.0e}")
-    table.add_row("ms of a step, ours | theirs", f"{ms['ours']:.2f} | {ms['theirs']:.2f}")
-    spread = f"{ratio['median']:.1f} ({ratio['min']:.1f} to {ratio['max']:.1f})"
-    table.add_row("theirs / ours, median (range)", spread, f">= {SPEED_TARGET:.0f}")
-    memory = f"{figures['memory_mb']:.0f}", f"< {MEMORY_TARGET_MB:.0f}"
-    table.add_row(f"MB of a step at C {SOP_CLASSES}", *memory)
-    Console().print(table)
-    missed = [name for name, fine in figures["met"].items() if not fine]
-    print(f"missed: {', '.join(missed)}" if missed else "all targets met")
+def counted() -> tuple[float, float]:
+    """Return floating-point operations and bytes of a step: two passes back for one forth."""
+    centers = CLASSES * CENTERS * DIM
+    products = 2.0 * centers * (BATCH + CENTERS)  # with the batch; of a class's centres
+    return 3 * products, 3 * 4.0 * centers  # centres read twice, their gradient written
 
 
 def main() -> None:
     """Measure, print and, if asked, save; exit with 1 if a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser = arguments(__doc__)
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     if options.memory:
         print(measure_memory())
         return
-    figures = measure()
-    show(figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    sys.exit(0 if all(figures["met"].values()) else 1)
+    differ = differences()
+    x, y = batch(CLASSES)
+    tools = {name: training_steps(loss, x, y) for name, loss in zip(TOOLS, pair(), strict=True)}
+    seconds = take_turns(tools, 6 if options.quick else ROUNDS, warmup=3)
+    milliseconds = {name: Spread.of(seconds[name]).scaled(1e3 / STEPS) for name in TOOLS}
+    speed, memory = ratio(seconds, THEIRS, OURS), memory_in_subprocess()
+    rows = [
+        *(
+            (f"largest difference of {name}", f"{value:.1e}", f"< {TOLERANCE:.0e}")
+            for name, value in differ.items()
+        ),
+        *((f"ms of a step, {name}", str(milliseconds[name]), "") for name in TOOLS),
+        (f"times {OURS}", str(speed), f">= {SPEED_TARGET:g}"),
+        (f"MB of a step at C {SOP_CLASSES}", f"{memory:.0f}", f"< {MEMORY_TARGET_MB:g}"),
+    ]
+    title = f"SoftTriple, C {CLASSES}, K {CENTERS}, batch {BATCH}, D {DIM}, median (range)"
+    show(title, ("figure", "measured", "target"), rows)
+    print(work(milliseconds[OURS].median / 1e3))
+    finish({"difference": differ, "ms": milliseconds, "times": speed, "mb": memory}, options.json)
+    fine = {
+        "equality": max(differ.values()) < TOLERANCE,
+        "speed": speed.median >= SPEED_TARGET,
+        "memory": memory < MEMORY_TARGET_MB,
+    }
+    missed = [name for name, met in fine.items() if not met]
+    print(f"missed: {', '.join(missed)}" if missed else "all targets met")
+    sys.exit(1 if missed else 0)
+
+
+def work(seconds: float) -> str:
+    """Return what was counted and how much of the machine's rates that is."""
+    flops, moved = counted()
+    product, copy = product_limit(), copy_limit()
+    return (
+        f"{OURS}: {flops / 1e6:.1f} MFLOP and {moved / 1e6:.2f} MB counted, "
+        f"{flops / seconds / product:.1%} of a large product's {product / 1e9:.0f} GFLOP/s, "
+        f"{moved / seconds / copy:.1%} of a large copy's {copy / 1e9:.1f} GB/s"
+    )
 
 
 if __name__ == "__main__":
