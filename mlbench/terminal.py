@@ -80,7 +80,7 @@ def _grid(
             yield from (f"  {name} {text}" for name, text in zip(header[1:], rest, strict=True))
         return
     rule = _GAP.join("─" * room for room in widths)
-    yield from _row_lines(header, widths, texts)
+    yield from _row_lines(header, widths, texts, low=True)
     yield rule
     for number, row in enumerate(rows):
         yield from _row_lines(row, widths, texts)
@@ -125,12 +125,24 @@ def _longest_word(texts: Iterable[str]) -> int:
     return max((width(word) for text in texts for word in text.split(" ")), default=1)
 
 
-def _row_lines(cells: Sequence[str], widths: Sequence[int], texts: Sequence[int]) -> Iterator[str]:
-    """Yield the lines of a row, as many as its highest cell has; figures stand to the right."""
+def _row_lines(
+    cells: Sequence[str], widths: Sequence[int], texts: Sequence[int], *, low: bool = False
+) -> Iterator[str]:
+    """Yield the lines of a row, as many as its highest cell has; figures stand to the right.
+
+    Args:
+        cells: of the row.
+        widths: of the columns.
+        texts: columns that begin at the left.
+        low: whether shorter cells stand at the last line, not at the first.
+    """
     folded = [
         [cell] if width(cell) <= room else _wrapped(cell, room)
         for cell, room in zip(cells, widths, strict=True)
     ]
+    if low:
+        height = max(map(len, folded))
+        folded = [[""] * (height - len(cell)) + cell for cell in folded]
     for parts in zip_longest(*folded, fillvalue=""):
         yield _GAP.join(
             ljust(part, room) if number in texts else rjust(part, room)

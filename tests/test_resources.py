@@ -292,6 +292,13 @@ def test_wide_characters_keep_the_columns_apart() -> None:
     assert "\x1b[1m22.5 ± 0.3\x1b[0m\n" in to_text(given, 40, styled=True)
 
 
+def test_a_header_of_several_lines_stands_on_the_rule() -> None:
+    given = Sheet("", ("loss", "behind in R@1"), (Line(("a", "1.0"), (False, False)),), ())
+    assert to_text(given, 14, styled=False).splitlines() == [
+        *("      behind", "loss  in R@1", "────  ──────", "a        1.0")
+    ]
+
+
 def test_names_are_cut_last() -> None:
     cells = ("triplet_distance_weighted (margin=0.2)", "48.0 ± 0.5", "9 (1 diverged)")
     given = Sheet("", ("loss", "R@1", "n"), (Line(cells, (False,) * 3),), ())
