@@ -1,0 +1,105 @@
+"""What stands around the figures of a comparison: labels of its rows, and its stamp."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from mlbench.baselines import BASELINES
+from mlbench.errors import MlbenchError
+from mlbench.record import RunRecord
+from mlbench.registry import LOSSES
+from mlbench.spec import LossSpec
+
+
+def labels(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
+    """Return the label of each record's row; other hardware or other code of a loss has its own."""
+    several_places = len({_place(r) for r in records.values()}) > 1
+    made = {(r.loss, r.loss_source) for r in records.values()}
+    versions = Counter(loss for loss, _ in made)
+    label = {key: _label(r) for key, r in _by_loss(records.values()).items()}
+    return {
+        path: label[_loss_key(r)]
+        + (f" [{r.loss_source}]" if versions[r.loss] > 1 else "")
+        + (f" [{_place(r)}]" if several_places else "")
+        for path, r in records.items()
+    }
+
+
+def _by_loss(records: Iterable[RunRecord]) -> dict[Hashable, RunRecord]:
+    """Return one record of each loss with its parameters."""
+    return {_loss_key(record): record for record in records}
+
+
+def _loss_key(record: RunRecord) -> Hashable:
+    # 1, 1.0 and True are equal, but not the same.
+    return record.loss, repr(sorted(record.params.items()))
+
+
+def _label(record: RunRecord) -> str:
+    if record.loss in BASELINES:
+        return record.loss
+    spec = LossSpec(record.loss, tuple(sorted(record.params.items())))
+    try:
+        return spec.label(LOSSES.get(record.loss).defaults)
+    except MlbenchError:  # a plugin's record, read where the plugin is not installed
+        return spec.label({})
+
+
+def _place(record: RunRecord) -> str:
+    """Return the hardware of a record, whose figures no other hardware's are mixed with."""
+    return f"{record.provenance.device}: {record.provenance.hardware}"
+
+
+def stamp(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Return what a reader must know to judge the figures of a comparison, a line each."""
+    first, facts = records[0], records[0].dataset
+    recipe, versions = first.recipe, first.provenance
+    images = sorted({r.cost.images_seen for r in records if r.cost.images_seen})
+    sources = sorted({r.provenance.source for r in records})
+    packages = ", ".join(f"{k} {v}" for k, v in versions.packages.items())
+    lone = max((int(r.metrics.get("n_lone", 0)) for r in records), default=0)
+    skipped = f"; {len(facts.skipped)} bad images left out" if facts.skipped else ""
+    return (
+        f"recipe {first.recipe_id}: {recipe.schedule.epochs} epochs, batch {recipe.batch.size}, "
+        f"{recipe.input.size} px, trunk {recipe.backbone.trunk}, weights {first.weights_id}, "
+        f"selection: {recipe.selection.rule}, folds: {recipe.selection.folds or 'none'}",
+        f"data {facts.name} {facts.fingerprint[:12]}: {_training_counts(records)}; "
+        f"test {facts.test_images} images of {facts.test_classes} classes ({lone} lone queries)"
+        f"{skipped}",
+        f"seeds {_span(sorted({r.seed for r in records}))}; images seen per run: "
+        f"{', '.join(map(str, images)) or 'none'}; ± 95 % t-interval over runs",
+        *_what_losses_may_choose(records),
+        f"hardware {'; '.join(sorted({_place(r) for r in records}))}",
+        f"mlbench {versions.mlbench} source {', '.join(sources)}; {packages}",
+    )
+
+
+def _what_losses_may_choose(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Return a line on what differs between losses by right: batches, length, parameters."""
+    own = {}
+    for record in _by_loss(r for r in records if r.loss not in BASELINES).values():
+        params = ", ".join(f"{name} {value}" for name, value in sorted(record.params.items()))
+        own[_label(record)] = f"{_needs(record.loss)}{'; ' if params else ''}{params}"
+    if not own:
+        return ()
+    return ("by loss: " + ". ".join(f"{label}: {text}" for label, text in sorted(own.items())),)
+
+
+def _needs(loss: str) -> str:
+    try:
+        return LOSSES.get(loss).needs
+    except MlbenchError:  # a plugin's record, read where the plugin is not installed
+        return "needs not known here"
+
+
+def _training_counts(records: Sequence[RunRecord]) -> str:
+    trained = [r.dataset for r in records if r.loss not in BASELINES] or [records[0].dataset]
+    images = sorted({facts.train_images for facts in trained})
+    classes = sorted({facts.train_classes for facts in trained})
+    return f"train {_span(images)} images of {_span(classes)} classes"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
