@@ -225,7 +225,11 @@ def _check_answers(ray: Any, address: str) -> None:
         address = os.environ.get("RAY_ADDRESS") or address
     if "://" in address:  # of a proxy, which has its own time limit
         return
-    found = ray._private.services.canonicalize_bootstrap_address(address)
+    try:
+        find = ray._private.services.canonicalize_bootstrap_address
+    except AttributeError:  # private: another version may lack it
+        return
+    found = find(address)
     if found is None:  # a cluster of its own
         return
     host, _, port = found.rpartition(":")
