@@ -324,17 +324,30 @@ def test_a_list_of_short_words_is_folded() -> None:
     ]
 
 
-def test_a_terminal_of_20_columns(results: Path) -> None:
+def shown(results: Path, columns: int, terminal: str) -> str:
+    """Return what a terminal is sent by ``mlbench table``."""
     ours, theirs = pty.openpty()
-    env = {**os.environ, "COLUMNS": "20", "TERM": "xterm"}
+    env = {**os.environ, "COLUMNS": str(columns), "TERM": terminal}
     command = [sys.executable, "-m", "mlbench", "table", str(results)]
     done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, env=env, timeout=60)
     os.close(theirs)
     printed = os.read(ours, 65536).decode()
     os.close(ours)
     assert (done.returncode, done.stderr) == (0, b"")
+    return printed
+
+
+def test_a_terminal_of_20_columns(results: Path) -> None:
+    printed = shown(results, 20, "xterm")
     assert "softtriple" in printed
     assert "50.0 ± 0.0" in printed
+
+
+def test_bold_is_a_star_where_a_terminal_knows_no_bold(results: Path) -> None:
+    assert "\x1b[1m50.0 ± 0.0\x1b[0m" in shown(results, 120, "xterm")
+    plain = shown(results, 120, "dumb")
+    assert "50.0 ± 0.0*" in plain
+    assert "\x1b" not in plain
 
 
 def test_a_link_to_nothing_is_no_image(tmp_path: Path) -> None:

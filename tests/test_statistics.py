@@ -140,6 +140,12 @@ def test_one_column_is_the_paired_t_test() -> None:
     assert paired_difference(a, b).p == pytest.approx(ttest_rel(a, b).pvalue[0], rel=1e-6)
 
 
+def test_figures_that_agree_leave_no_doubt() -> None:
+    a = np.array([[0.5], [0.75], [0.25]])
+    assert paired_difference(a, a).p == 1
+    assert paired_difference(a + 0.125, a).p == 0
+
+
 def test_holm_is_stepwise() -> None:
     assert holm({"a": 0.01, "b": 0.02, "c": 0.04}) == {"a", "b", "c"}
     assert holm({"a": 0.01, "b": 0.04, "c": 0.04}) == {"a"}

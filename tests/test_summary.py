@@ -56,6 +56,13 @@ def recalls(found: Summary) -> list[float]:
     return [row.estimates["R@1"].mean for each in found.comparisons for row in each.rows]
 
 
+def test_the_folder_may_be_the_one_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = recalls(summarise(folder))
+    monkeypatch.chdir(folder)
+    assert recalls(summarise(Path())) == elsewhere
+    assert recalls(summarise(Path())) == elsewhere  # from the cache
+
+
 def test_an_unchanged_folder_is_not_read_again(folder: Path, reads: list[Path]) -> None:
     first = summarise(folder)
     assert len(first.problems) == 1

@@ -217,7 +217,7 @@ def _init(ray: Any, address: str) -> None:
 
 
 def _check_answers(ray: Any, address: str) -> None:
-    """Raise ConnectionError where nobody listens: Ray itself would try for a quarter of an hour.
+    """Raise ConnectionError where nobody listens: Ray itself would try for minutes.
 
     Where a cluster was killed, its address is still in the file that ``auto`` reads.
     """
