@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from mlbench.arrays import ImageArray
 from mlbench.claims import built_once
 from mlbench.errors import MlbenchError, first_few
+from mlbench.formats import open_image, upright
 from mlbench.interfaces import ImageSet
 from mlbench.paths import atomic_file, cache_dir
+from mlbench.regular import IrregularFileError
 
 CACHE_VERSION = 1
 """To be raised whenever decoding, resizing or the layout of the file changes."""
@@ -58,19 +58,19 @@ def decode(path: Path) -> ImageArray:
     of an animation the first frame counts.
 
     Args:
-        path: the file, of any format that Pillow reads.
+        path: a regular file of one of the formats of ``mlbench.formats``.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB.
 
     Raises:
-        MlbenchError: the file is missing, empty, truncated, not an image, or has more pixels than
-            Pillow's limit against decompression bombs.
+        MlbenchError: the file is missing, empty, truncated, not an image, not a regular file, or
+            has more bytes than ``IMAGE_BYTES`` or more pixels than Pillow's limit against
+            decompression bombs.
     """
     try:
-        with _PILLOW_QUIET, Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.array(to_rgb(image))
+        with open_image(path) as image:
+            return np.array(to_rgb(upright(image)))
     except Exception as error:  # what a damaged file makes Pillow raise is not limited to OSError
         raise MlbenchError(f"cannot read image {path}: {_reason(error, path)}{_MEND}") from error
 
@@ -161,36 +161,6 @@ def find_bad(images: ImageSet, side: int, progress: Progress | None = None) -> d
     return bad
 
 
-class _Quiet:
-    """Silences warnings while any thread is inside; Pillow's bomb warning becomes an error.
-
-    ``warnings.catch_warnings`` alone would let threads restore each other's filters.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._saved = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._saved = warnings.catch_warnings()
-                self._saved.__enter__()
-                warnings.simplefilter("ignore")
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._saved.__exit__(None, None, None)
-
-
-_PILLOW_QUIET = _Quiet()
-
-
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode as ``decode`` describes; ValueError for one that has no RGB."""
     if image.mode == "F":
@@ -210,6 +180,8 @@ def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
         empty = path.stat().st_size == 0
         return "the file is empty" if empty else "not an image of a known format"
+    if isinstance(error, IrregularFileError):
+        return error.reason
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

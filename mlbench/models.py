@@ -21,7 +21,7 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ from mlbench.baselines import BASELINES
 from mlbench.boxes import center_boxes
 from mlbench.compilation import set_precision
 from mlbench.errors import MlbenchError
+from mlbench.formats import upright
 from mlbench.images import decode, decoded, to_rgb
 from mlbench.interfaces import ImageSet
 from mlbench.laboratory import resolve_device
@@ -263,7 +264,7 @@ def _read(pictures: Sequence[Picture], i: int) -> ImageArray:
         return decode(Path(picture))
     if isinstance(picture, Image.Image):
         try:
-            return np.array(to_rgb(ImageOps.exif_transpose(picture)))
+            return np.array(to_rgb(upright(picture)))
         except (OSError, ValueError) as error:
             raise MlbenchError(f"image number {i} cannot be read: {error}") from error
     return picture

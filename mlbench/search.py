@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlbench.datasets.folder import files_below
+from mlbench.datasets.listing import list_images, warn_of_others
 from mlbench.download import file_sha256
 from mlbench.errors import MlbenchError, first_few
 from mlbench.models import SUFFIXES, Model, Progress, embed_images, image_set
@@ -63,7 +63,9 @@ def embed_folder(model: Model, folder: Path, progress: Progress | None = None) -
         MlbenchError: no folder, or no image in it that can be read.
     """
     root = _existing_folder(folder)
-    paths = files_below(root)
+    listing = list_images(root)
+    warn_of_others(str(folder), [listing])
+    paths = listing.images
     if not paths:
         raise MlbenchError(f"no images in or below {folder}")
     found = embed_images(model, image_set([root / path for path in paths]), progress)
@@ -252,11 +254,16 @@ def query_files(given: Sequence[Path]) -> list[Path]:
     for path in map(expanded, given):
         if not path.exists():
             raise MlbenchError(f"no file '{path}'; give an image or a folder of images")
-        below = [path / name for name in files_below(path)] if path.is_dir() else [path]
-        if not below:
-            raise MlbenchError(f"no images in or below {path}")
-        files += below
+        files += _images_in(path) if path.is_dir() else [path]
     return files
+
+
+def _images_in(folder: Path) -> list[Path]:
+    listing = list_images(folder)
+    warn_of_others(str(folder), [listing])
+    if not listing.images:
+        raise MlbenchError(f"no images in or below {folder}")
+    return [folder / name for name in listing.images]
 
 
 def search(

@@ -15,8 +15,10 @@ import numpy as np
 
 from mlbench.arrays import ImageArray
 from mlbench.errors import DataWarning
+from mlbench.formats import IMAGE_BYTES
 from mlbench.images import decode
 from mlbench.interfaces import Dataset, ImageSet
+from mlbench.regular import IrregularFileError, open_regular
 
 _UNREADABLE = bytes(32)
 """In place of the digest of a file that cannot be read."""
@@ -111,7 +113,7 @@ def _read(folder: Path, names: tuple[str, ...], i: int) -> ImageArray:
 
 def _digest(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path, limit=IMAGE_BYTES) as file:
             return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
+    except (OSError, IrregularFileError):
         return _UNREADABLE

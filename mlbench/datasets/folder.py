@@ -3,117 +3,163 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from mlbench.datasets.files import file_dataset, image_files
+from mlbench.datasets.listing import entries, list_images, loose_images, warn_of_others
 from mlbench.errors import MlbenchError, first_few
+from mlbench.formats import readable_suffixes
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.paths import expanded
 
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+_ROLES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "retrieval": ("query", "queries", "gallery"),
+}
+_FILLERS = ("data", "images", "imgs", "set", "split")
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A class: its name, and its folder, relative to the data set's."""
+
+    name: str
+    folder: str
+
+
+_Sides = tuple[Sequence[_Class], Sequence[_Class]]
 
 
 def load(path: str, root: Path | None) -> Dataset:
     """Load ``folder:PATH``: its folders, sorted by name, are the classes.
 
     The first half of the classes (one more if their number is odd) is to train on, the rest to
-    test on. Images count wherever they lie below their class folder. Hidden files and folders, and
-    links to folders below a class folder, are passed over.
+    test on; where the folders are ``train`` and ``test``, the class folders in them are the two
+    sides. Images count wherever they lie below their class folder. Hidden files and folders are
+    passed over; whatever else is passed over is counted in a warning.
 
     Args:
         path: the folder; relative to ``root`` if that is given.
         root: the folder that ``path`` is relative to.
 
     Raises:
-        MlbenchError: not a folder, fewer than four classes, or a class with fewer than two images.
+        MlbenchError: not a folder, fewer than four classes, a class with fewer than two images, or
+            folders of a split that is not by class.
     """
     folder = expanded(Path(root or "", path))
-    classes = {name: files_below(folder, name) for name in _class_folders(folder)}
-    _check(folder, classes)
-    names = list(classes)
+    name = f"folder:{Path(os.path.realpath(folder)).name}"
+    sides = _sides(folder)
+
+    listings = {c: list_images(folder, c.folder) for side in sides for c in side}
+    above = {folder / Path(c.folder).parent for c in listings} or {folder}
+    warn_of_others(name, [*map(loose_images, sorted({folder, *above})), *listings.values()])
+
+    images = {c: listing.images for c, listing in listings.items()}
+    _check(folder, sides, images)
+    return file_dataset(name, folder, *(_image_set(folder, side, images) for side in sides))
+
+
+def _sides(folder: Path) -> _Sides:
+    """Return the classes to train on and those to test on."""
+    names = _folders(folder)
+    roles = {name: role for name in names if (role := _role(name))}
+    trains = [name for name, role in roles.items() if role == "train"]
+    by_role = set(roles) == set(names) or any(_folders(folder / name) for name in trains)
+    if len(set(roles.values())) > 1 and by_role:
+        return _given_split(folder, names, roles)
+
     half = (len(names) + 1) // 2
-    sides = [_side(folder, classes, part) for part in (names[:half], names[half:])]
-    return file_dataset(f"folder:{Path(os.path.realpath(folder)).name}", folder, *sides)
+    classes = [_Class(name, name) for name in names]
+    return classes[:half], classes[half:]
 
 
-def _class_folders(folder: Path) -> list[str]:
+def _folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise MlbenchError(f"{folder} is not a folder; give one that holds a folder per class")
-    try:
-        children = list(folder.iterdir())
-    except OSError as error:
-        _unreadable(error)
     here = folder.resolve()
-    return sorted(
-        child.name
-        for child in children
+    return [
+        path.name
+        for path in entries(folder)
         # A link to the folder itself or to one above it would hold every class at once.
-        if _visible(child.name) and child.is_dir() and not here.is_relative_to(child.resolve())
-    )
+        if path.is_dir() and not here.is_relative_to(path.resolve())
+    ]
 
 
-def files_below(folder: Path, part: str = "") -> list[str]:
-    """Return the image files at any depth, as sorted paths with ``/``, relative to ``folder``.
-
-    Hidden files and folders, and links to folders, are passed over.
-
-    Args:
-        folder: what the paths are relative to.
-        part: folder in it to look in; "" for all of it.
-
-    Raises:
-        MlbenchError: a folder cannot be listed.
-    """
-    found: list[str] = []
-    for parent, folders, files in os.walk(folder / part, onerror=_unreadable):
-        folders[:] = filter(_visible, folders)
-        paths = (Path(parent, file) for file in files if _visible(file))
-        images = (path for path in paths if path.suffix.lower() in SUFFIXES and _is_file(path))
-        found += [path.relative_to(folder).as_posix() for path in images]
-    return sorted(found)
+def _role(name: str) -> str | None:
+    """Return which part of a split a folder's name stands for, such as ``Training_set``."""
+    words = [word for word in re.findall(r"[^\W\d_]+", name.casefold()) if word not in _FILLERS]
+    return next((role for role, known in _ROLES.items() if words and set(words) <= {*known}), None)
 
 
-def _is_file(path: Path) -> bool:
-    """Tell a file from a pipe or socket; a broken link counts, to be named when it is read."""
-    return path.is_file() or path.is_symlink()
+def _given_split(folder: Path, names: Sequence[str], roles: Mapping[str, str]) -> _Sides:
+    """Return the sides of a folder that is split into parts already."""
+    where = f"{folder} is split into {first_few(names)}"
+    if "retrieval" in roles.values():
+        raise MlbenchError(
+            f"{where}; queries and a gallery cannot be given as folders: put the class folders to "
+            "test on, with the images of both, into 'test', and those to train on into 'train'"
+        )
+    if sorted(roles.values()) != ["test", "train"] or len(names) != 2:
+        raise MlbenchError(
+            f"{where}; only 'train' and 'test' are taken, and validation classes are drawn from "
+            "those to train on: move the class folders into these two, and all else elsewhere"
+        )
+    train, test = sorted(names, key=lambda name: roles[name] == "test")
+    sides = [[_Class(c, f"{part}/{c}") for c in _folders(folder / part)] for part in (train, test)]
+    _check_split(where, sides[0], sides[1])
+    return sides[0], sides[1]
 
 
-def _visible(name: str) -> bool:
-    return not name.startswith(".")
+def _check_split(where: str, train: Sequence[_Class], test: Sequence[_Class]) -> None:
+    """Check that the parts hold class folders, none of which is in both."""
+    if len(train) < 2 or len(test) < 2:
+        raise MlbenchError(
+            f"{where}, which hold {len(train)} and {len(test)} class folders; put at least 2 with "
+            "the images of a class each into both, or all class folders beside each other"
+        )
+    trained = {_folded(c.name) for c in train}
+    shared = [c.name for c in test if _folded(c.name) in trained]
+    if shared:
+        raise MlbenchError(
+            f"{where}, with the same classes in both: {first_few(shared)}; mlbench tests on "
+            "classes that were not trained on: put all images of a class into one folder, and "
+            "these folders beside each other"
+        )
 
 
-def _unreadable(error: OSError) -> NoReturn:
-    raise MlbenchError(
-        f"cannot list {error.filename}: {error.strerror}; change its permissions"
-    ) from error
+def _folded(name: str) -> str:
+    """Return what names have in common that differ in case or in how accents are encoded."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
-def _check(folder: Path, classes: Mapping[str, list[str]]) -> None:
-    if not any(classes.values()):
+def _check(folder: Path, sides: _Sides, images: Mapping[_Class, Sequence[str]]) -> None:
+    if not any(images.values()):
         raise MlbenchError(
             f"no images in the folders in {folder}; put the images of each class "
-            f"({', '.join(sorted(SUFFIXES))}) into a folder of their own"
+            f"({', '.join(sorted(readable_suffixes()))}) into a folder of their own"
         )
-    if len(classes) < 4:  # with a single test class, every neighbour is right
+    if len(images) < 4:  # with a single test class, every neighbour is right
         raise MlbenchError(
-            f"{folder} has {len(classes)} class folder(s) and needs at least 4, two to train on "
+            f"{folder} has {len(images)} class folder(s) and needs at least 4, two to train on "
             "and two to test on; add class folders"
         )
-    _check_sizes(folder, classes)
+    _check_sizes(folder, {c.folder: len(images[c]) for side in sides for c in side})
 
 
-def _check_sizes(folder: Path, classes: Mapping[str, list[str]]) -> None:
-    empty = [name for name, files in classes.items() if not files]
+def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
+    empty = [name for name, size in sizes.items() if not size]
     if empty:
         raise MlbenchError(
             f"no images in these class folders in {folder}: {first_few(empty)}; "
             "add at least two images to each or remove it"
         )
-    single = [name for name, files in classes.items() if len(files) == 1]
+    single = [name for name, size in sizes.items() if size == 1]
     if single:
         raise MlbenchError(
             f"only one image in these class folders in {folder}: {first_few(single)}; "
@@ -121,7 +167,9 @@ def _check_sizes(folder: Path, classes: Mapping[str, list[str]]) -> None:
         )
 
 
-def _side(folder: Path, classes: Mapping[str, list[str]], chosen: list[str]) -> ImageSet:
-    names = [file for class_name in chosen for file in classes[class_name]]
-    labels = [label for label, class_name in enumerate(chosen) for _ in classes[class_name]]
-    return image_files(folder, names, labels, chosen)
+def _image_set(
+    folder: Path, classes: Sequence[_Class], images: Mapping[_Class, Sequence[str]]
+) -> ImageSet:
+    names = [file for c in classes for file in images[c]]
+    labels = [label for label, c in enumerate(classes) for _ in images[c]]
+    return image_files(folder, names, labels, [c.name for c in classes])
