@@ -1,5 +1,6 @@
 """Where mlbench keeps what it can make again, and how it writes files: whole or not at all."""
 
+import errno
 import functools
 import hashlib
 import os
@@ -54,12 +55,29 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a user's path, a leading ``~`` or ``~USER`` replaced by that home folder.
 
     Raises:
-        MlbenchError: there is no such user, or no home folder.
+        MlbenchError: there is no such user, or no home folder, or no file can have this name.
     """
     try:
-        return Path(path).expanduser()
+        full = Path(path).expanduser()
     except RuntimeError as error:
         raise MlbenchError(f"no home folder for {path}; give the full path") from error
+    check_path(full)
+    return full
+
+
+def check_path(path: Path) -> None:
+    """Raise MlbenchError for a path that the file system does not take, such as one too long."""
+    problem = None
+    try:
+        path.lstat()
+    except ValueError:  # a NUL byte, or a character that cannot be encoded
+        problem = "it holds a character that no file name can hold"
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+            problem = error.strerror
+    if problem:
+        shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
+        raise MlbenchError(f"no file can be called {shown!r}: {problem}; choose another name")
 
 
 @contextmanager

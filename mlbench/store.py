@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mlbench import checkpoint, npz
 from mlbench.contrasts import mean_score
 from mlbench.errors import MlbenchError
-from mlbench.paths import atomic_file
+from mlbench.paths import atomic_file, check_path
 from mlbench.record import PROTOCOL_VERSION, RunRecord
 from mlbench.spec import RunSpec
 
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from mlbench.metrics import QueryResults
 
 NEIGHBORS_KEPT = 10
+
+# Of a data set's and a loss's name, so that with all that stands behind it, and before and behind
+# that while a file is being written, a name has at most 255 bytes.
+_FOLDER_BYTES, _FILE_BYTES = 240, 160
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,10 @@ class Results:
 
 def record_path(out: Path, spec: RunSpec) -> Path:
     """Return the file of a run: ``OUT/DATASET-RECIPE_ID/LOSS-RUN_ID.json``."""
-    folder = f"{_slug(spec.recipe.data.name)}-{spec.recipe.recipe_id}"
+    folder = f"{_slug(spec.recipe.data.name, _FOLDER_BYTES)}-{spec.recipe.recipe_id}"
     fold = "" if spec.fold is None else f"-fold{spec.fold}"
-    return out / folder / f"{_slug(spec.loss.name)}-seed{spec.seed}{fold}-{spec.run_id}.json"
+    loss = _slug(spec.loss.name, _FILE_BYTES)
+    return out / folder / f"{loss}-seed{spec.seed}{fold}-{spec.run_id}.json"
 
 
 def load(path: Path) -> RunRecord:
@@ -65,6 +70,7 @@ def load(path: Path) -> RunRecord:
 
 def check_writable(out: Path) -> None:
     """Raise MlbenchError if the results folder cannot be made or written; before any work."""
+    check_path(out)
     try:
         # In the folder that it would be made in: other commands may be making it just now.
         there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
@@ -346,5 +352,6 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip("-.") or "unnamed"
+def _slug(name: str, limit: int) -> str:
+    """Return what a file name says of a name: ASCII, cut off; the ids behind it tell them apart."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip("-.")[:limit] or "unnamed"

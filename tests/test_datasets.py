@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mlbench.datasets import BUILTIN, cub200, folder, glyphs
-from mlbench.errors import MlbenchError, MlbenchWarning
+from mlbench.errors import DataWarning, MlbenchError, MlbenchWarning
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.registry import DATASETS
 
@@ -237,7 +237,8 @@ class TestFolder:
         write_image(photos / ".cache" / "x.png", 53)
         (photos / "a" / "notes.txt").write_text("not an image")
         (photos / "readme.txt").write_text("not a class")
-        names = [name for name in folder.load(str(photos), None).train.names if "a/" in name]
+        with pytest.warns(DataWarning, match=r"folder:photos: 1 not read \(.txt: 1\); docs"):
+            names = [name for name in folder.load(str(photos), None).train.names if "a/" in name]
         assert names == ["a/0.png", "a/1.png", "a/deep/er/x.JPG"]
 
     def test_loops_of_links(self, photos):
@@ -246,7 +247,8 @@ class TestFolder:
         (photos / "a" / "up").symlink_to(photos)
         (photos / "again").symlink_to(photos)
         (photos / "above").symlink_to(photos.parent)
-        assert folder.load(str(photos), None).fingerprint == before.fingerprint
+        with pytest.warns(DataWarning, match=r"2 not read \(links to folders: 2\)"):
+            assert folder.load(str(photos), None).fingerprint == before.fingerprint
 
     def test_class_folders_may_be_links(self, photos, tmp_path):
         (photos / "e").rename(tmp_path / "store")
@@ -293,7 +295,8 @@ class TestFolder:
 
     def test_images_without_class_folders(self, tmp_path):
         write_image(tmp_path / "0.png", 0)
-        with pytest.raises(MlbenchError, match="no images in the folders in"):
+        warned = pytest.warns(DataWarning, match="images outside of class folders: 1")
+        with warned, pytest.raises(MlbenchError, match="no images in the folders in"):
             folder.load(str(tmp_path), None)
 
     @pytest.mark.parametrize("classes", [1, 3])
@@ -320,6 +323,118 @@ class TestFolder:
         dataset = folder.load(str(photos), None)
         with pytest.raises(MlbenchError, match=r"cannot read image .*a/0\.png: No such file"):
             dataset.train.read(dataset.train.names.index("a/0.png"))
+
+
+class TestWhatIsPassedOver:
+    def warning(self, photos: Path) -> str:
+        with pytest.warns(DataWarning) as caught:
+            folder.load(str(photos), None)
+        assert len(caught) == 1
+        return str(caught[0].message)
+
+    def test_is_counted_by_suffix_once_for_all_classes(self, photos):
+        for name in ("a/x.HEIC", "b/y.heic", "c/deep/z.heic", "c/notes.txt", "e/bare"):
+            (photos / name).parent.mkdir(exist_ok=True)
+            (photos / name).write_bytes(b"no image")
+        assert self.warning(photos) == (
+            "folder:photos: 5 not read (.heic: 3, .txt: 1, without a suffix: 1); docs/data.md "
+            "lists the formats"
+        )
+
+    def test_images_without_their_suffix_are_named(self, photos):
+        (photos / "a" / "0.png").rename(photos / "a" / "zero")
+        shutil.copy(photos / "a" / "zero", photos / "a" / "one.txt")
+        shutil.copy(photos / "a" / "zero", photos / "a" / "two.png")
+        shutil.copy(photos / "a" / "zero", photos / "a" / "three.jpg")  # read for what it is
+        with pytest.warns(MlbenchWarning) as caught:
+            names = folder.load(str(photos), None).train.names
+        assert [name for name in names if name.startswith("a/")] == [
+            "a/1.png",
+            "a/three.jpg",
+            "a/two.png",
+        ]
+        assert "2 with the content of an image, such as" in str(caught[0].message)
+
+    def test_images_beside_the_class_folders(self, photos):
+        shutil.copy(photos / "a" / "0.png", photos / "top.png")
+        shutil.copy(photos / "a" / "0.png", photos / "bare")
+        (photos / "labels.csv").write_text("not an image")
+        assert "2 not read (images outside of class folders: 2);" in self.warning(photos)
+
+    def test_pipes_and_devices_and_links_to_them(self, photos):
+        os.mkfifo(photos / "a" / "pipe.jpg")
+        (photos / "b" / "endless.png").symlink_to("/dev/zero")
+        (photos / "c" / "waiting").symlink_to(photos / "a" / "pipe.jpg")
+        assert "3 not read (pipes, sockets or devices: 3);" in self.warning(photos)
+
+    def test_folders_with_the_suffix_of_an_image_are_folders(self, photos):
+        (photos / "a").rename(photos / "a.jpg")
+        write_image(photos / "b" / "x.png" / "y.png", 80)
+        dataset = folder.load(str(photos), None)
+        assert "a.jpg" in dataset.train.class_names
+        assert "b/x.png/y.png" in dataset.train.names
+
+
+class TestGivenSplit:
+    def tree(self, root: Path, **parts: str) -> Path:
+        for number, (part, classes) in enumerate(parts.items()):
+            for k, name in enumerate(classes):
+                for i in range(2):
+                    write_image(root / part / name / f"{i}.png", 100 * number + 10 * k + i)
+        return root
+
+    @pytest.mark.parametrize(
+        ("train", "test"),
+        [("train", "test"), ("Training", "Testing"), ("train_set", "test_set"), ("zz", "aa")],
+    )
+    def test_sides_are_the_folders_train_and_test(self, tmp_path, train, test):
+        root = self.tree(tmp_path, **{train: "xyz", test: "ab"})
+        if train == "zz":  # names without a meaning stay classes
+            with pytest.raises(MlbenchError, match="needs at least 4"):
+                folder.load(str(root), None)
+            return
+        dataset = folder.load(str(root), None)
+        check(dataset)
+        assert dataset.train.class_names == ("x", "y", "z")
+        assert dataset.test.class_names == ("a", "b")
+        assert dataset.test.names[0] == f"{test}/a/0.png"
+
+    def test_the_split_is_part_of_the_fingerprint(self, tmp_path):
+        root = self.tree(tmp_path, train="xyz", test="ab")
+        before = folder.load(str(root), None).fingerprint
+        (root / "train" / "z").rename(root / "test" / "z")
+        assert folder.load(str(root), None).fingerprint != before
+
+    @pytest.mark.parametrize(
+        ("parts", "message"),
+        [
+            ({"train": "abc", "test": "abc"}, "the same classes in both: a, b, c; mlbench tests"),
+            ({"train": "abc", "test": "Cd"}, "the same classes in both: C;"),
+            ({"train": "ab", "val": "cd", "test": "ef"}, "split into test, train, val; only 'tr"),
+            ({"train": "ab", "val": "cd"}, "only 'train' and 'test' are taken"),
+            ({"train": "ab", "query": "cd", "gallery": "cd"}, "queries and a gallery cannot be"),
+            ({"train": "ab", "test": "cd", "extra": "ef"}, "and all else elsewhere"),
+            ({"train": "ab", "test": "c"}, "which hold 2 and 1 class folders"),
+        ],
+    )
+    def test_other_splits_are_refused_with_the_way_out(self, tmp_path, parts, message):
+        root = self.tree(tmp_path, **parts)
+        with pytest.raises(MlbenchError, match=message) as caught:
+            folder.load(str(root), None)
+        assert str(root) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_classes_called_train_and_test_stay_classes(self, tmp_path):
+        for k, name in enumerate(["train", "test", "plane", "bus"]):
+            for i in range(2):
+                write_image(tmp_path / name / f"{i}.png", 10 * k + i)
+        assert folder.load(str(tmp_path), None).train.class_names == ("bus", "plane")
+
+    def test_images_above_the_class_folders_are_counted(self, tmp_path):
+        root = self.tree(tmp_path, train="xyz", test="ab")
+        write_image(root / "train" / "loose.png", 900)
+        with pytest.warns(DataWarning, match="images outside of class folders: 1"):
+            folder.load(str(root), None)
 
 
 @pytest.fixture(scope="session")

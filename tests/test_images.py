@@ -157,7 +157,7 @@ class TestBadFiles:
         self.check(tmp_path / "a.jpg", "No such file")
 
     def test_folder(self, tmp_path):
-        self.check(tmp_path, "directory")
+        self.check(tmp_path, "a folder, not a regular file")
 
     def test_floating_point(self, tmp_path):
         path = saved(tmp_path / "a.tif", Image.fromarray(np.ones((4, 6), np.float32)))

@@ -121,14 +121,14 @@ def warn_of_others(name: str, listings: Iterable[Listing]) -> None:
         return
 
     counts = Counter(other.kind or "without a suffix" for other in others)
-    counted = first_few([f"{count:,} {kind}" for kind, count in counts.most_common()])
-    text = f"{name}: {len(others):,} not read: {counted} (docs/data.md lists the formats)"
+    counted = first_few([f"{kind}: {count:,}" for kind, count in counts.most_common()])
+    text = f"{name}: {len(others):,} not read ({counted}); docs/data.md lists the formats"
 
     suffixed = (other.path for other in others if not other.kind or other.kind.startswith("."))
     images = [path for path in suffixed if holds_image(path)]
     if images:
         text += (
-            f"; {len(images):,} of them hold an image of a format that is read, such as "
-            f"{images[0]}: give them its suffix"
+            f"; {len(images):,} with the content of an image, such as {images[0]}: give each the "
+            "suffix of its format"
         )
     warnings.warn(printable(text), DataWarning, stacklevel=3)
