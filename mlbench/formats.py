@@ -143,7 +143,9 @@ def upright(image: Image.Image) -> Image.Image:
 
 def _orientation(image: Image.Image) -> object:
     try:
-        return image.getexif().get(ExifTags.Base.Orientation)
+        # Those of a TIFF are in memory; getexif would read its file again.
+        tags = image.tag_v2 if isinstance(image, TiffImageFile) else image.getexif()
+        return tags.get(ExifTags.Base.Orientation)
     except Exception:  # what odd metadata make Pillow raise has no common type
         return None
 

@@ -15,6 +15,7 @@ from PIL import Image
 import mlbench
 from mlbench import store
 from mlbench.cli import main
+from mlbench.errors import DataWarning
 
 
 @pytest.fixture
@@ -259,3 +260,45 @@ def test_a_sheet_has_only_so_many_queries(
     assert mlbench_("search", run, photos / "class0", "--html", sheet).exit_code == 0
     assert "Only the first 2 queries are shown" in sheet.read_text()
     assert sheet.read_text().count("<article") == 2
+
+
+def test_what_is_not_read_is_counted_by_every_command(
+    photos: Path, tmp_path: Path, run: Path
+) -> None:
+    (photos / "class0" / "x.heic").write_bytes(b"no image")
+    os.mkfifo(photos / "class1" / "pipe.png")
+    wanted = "2 not read (.heic: 1, pipes, sockets or devices: 1); docs/data.md lists the formats"
+    settings = (f"--set={key}={value}" for key, value in QUICK.items())
+    data, out, index = f"folder:{photos}", tmp_path / "again", tmp_path / "i.npz"
+    for command in (
+        ("data", "verify", data),
+        ("embed", run, photos, "-o", tmp_path / "e.npz"),
+        ("index", run, photos, "-o", index),
+        ("search", index, photos, "--top", 1),
+        ("run", "--losses", "triplet", "--dataset", data, "--out", out, *settings),
+    ):
+        with pytest.warns(DataWarning) as caught:
+            result = mlbench_(*command)
+        assert result.exit_code == 0, result.output
+        (message,) = {str(warning.message) for warning in caught}
+        assert message.endswith(wanted)
+
+
+def test_odd_images_are_indexed_searched_and_shown(photos: Path, tmp_path: Path, run: Path) -> None:
+    odd = photos / "odd"
+    odd.mkdir()
+    Image.new("CMYK", (9, 7), (9, 99, 0, 0)).save(odd / "cmyk.tif")
+    Image.new("I;16", (9, 7), 30_000).save(odd / "grey16.png")
+    Image.new("P", (9, 7)).save(odd / "palette.png", transparency=0)
+    frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "blue")]
+    frames[0].save(odd / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (1, 1), "red").save(odd / "point.png")
+    Image.new("RGB", (2000, 2), "red").save(odd / "wide.png")
+    Image.new("L", (2, 2000)).save(odd / "high.png")
+    assert mlbench_("index", run, photos).exit_code == 0
+    result = mlbench_("search", run, odd, "--html", tmp_path / "sheet.html", "--json", "--top", 1)
+    assert result.exit_code == 0, result.output
+    answers = json.loads(result.stdout)
+    assert len(answers) == 7
+    assert all(answer["results"][0]["similarity"] > 0.99999 for answer in answers)
+    assert (tmp_path / "sheet.html").read_text().count('src="data:image/webp;base64,UklGR') == 14
