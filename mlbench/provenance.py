@@ -60,7 +60,7 @@ def collect(device: str, execution: Execution = "eager") -> Provenance:
     """
     import torch
 
-    from mlbench import __version__
+    from mlbench._version import __version__
 
     commit, dirty = git_state()
     return Provenance(
