@@ -147,8 +147,8 @@ def make_run(
             return None
         known = find_record(spec, lab, out)
         if known is None:
-            keep = functools.partial(models.keep, path, lab) if lab.files.keep_model else None
-            made, queries = run_one(spec, lab, checkpoints or out, keep)
+            save_model = functools.partial(models.keep, path, lab) if lab.files.keep_model else None
+            made, queries = run_one(spec, lab, checkpoints or out, save_model)
             models.set_aside(path, made)
             store.save(out, made, queries)
             checkpoint.remove(checkpoints or out, spec)
