@@ -92,10 +92,14 @@ def open_plan(
 def find_record(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
     """Return the record of a run under ``out``, if it was made with the same data and loss.
 
-    Where models are to be kept, one without its model is not taken.
+    Where models are to be kept, one without its model is not taken. Checkpoints of a run whose
+    record is taken are removed: its process may have been killed before it could.
     """
     record = _find(spec, lab, out)
-    return record if record and _has_its_model(record, lab, out) else None
+    if record is None or not _has_its_model(record, lab, out):
+        return None
+    checkpoint.remove(out, spec)
+    return record
 
 
 def _find(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
@@ -143,8 +147,8 @@ def make_run(
             return None
         known = find_record(spec, lab, out)
         if known is None:
-            keep = functools.partial(models.keep, path, lab) if lab.files.keep_model else None
-            made, queries = run_one(spec, lab, checkpoints or out, keep)
+            save_model = functools.partial(models.keep, path, lab) if lab.files.keep_model else None
+            made, queries = run_one(spec, lab, checkpoints or out, save_model)
             models.set_aside(path, made)
             store.save(out, made, queries)
             checkpoint.remove(checkpoints or out, spec)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import tomllib
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlbench.checking import build, check_value
+from mlbench.download import file_sha256
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.paths import expanded
@@ -366,8 +366,7 @@ def _resolve_files(table: dict[str, Any], root: Path | None) -> tuple[dict[str, 
 
 def _sha256(weights: Path) -> str:
     try:
-        with weights.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(weights)
     except OSError as error:
         raise MlbenchError(
             f"backbone.weights: cannot read {weights}: {error.strerror or error}"

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 
-from mlbench import __version__
+from mlbench._version import __version__
 from mlbench.errors import MlbenchError
 
 Progress = Callable[[int, int | None], None]

@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from mlbench import __version__, provenance
+from mlbench import provenance
+from mlbench._version import __version__
 from mlbench.errors import MlbenchError
 from mlbench.paths import cache_dir
 from mlbench.registry import BACKBONES, DATASETS, LOSSES

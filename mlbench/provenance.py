@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import importlib.resources
 import os
 import platform
 import resource
@@ -59,7 +60,7 @@ def collect(device: str, execution: Execution = "eager") -> Provenance:
     """
     import torch
 
-    from mlbench import __version__
+    from mlbench._version import __version__
 
     commit, dirty = git_state()
     return Provenance(
@@ -107,7 +108,7 @@ def _package_versions() -> dict[str, str]:
 @functools.cache
 def source_digest() -> str:
     """Return the first 12 hex digits of the SHA-256 of mlbench's own Python and TOML files."""
-    package = Path(__file__).parent
+    package = _package()
     total = hashlib.sha256()
     for path in sorted(p for p in package.rglob("*") if p.suffix in (".py", ".toml")):
         total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
@@ -117,12 +118,17 @@ def source_digest() -> str:
 @functools.cache
 def git_state() -> tuple[str, bool]:
     """Return commit and dirty flag of the checkout that holds this file, never of the user's."""
-    package = Path(__file__).parent
+    package = _package()
     if not (package.parent / ".git").exists():
         return "", False
     commit = _output(["git", "-C", str(package), "rev-parse", "HEAD"])
     changes = _output(["git", "-C", str(package), "status", "--porcelain", "--", "."])
     return commit, bool(changes)
+
+
+def _package() -> Path:
+    """Return the folder of the package ``mlbench``, wherever in it this module lies."""
+    return Path(str(importlib.resources.files("mlbench")))
 
 
 def processor() -> str:

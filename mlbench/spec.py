@@ -1,6 +1,6 @@
 """What is run: recipes, losses with their parameters, runs. Plain frozen dataclasses.
 
-This module knows nothing of files; ``mlbench.recipes`` reads them.
+This module knows nothing of files.
 """
 
 from __future__ import annotations

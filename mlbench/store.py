@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlbench import checkpoint, npz
+from mlbench import npz
 from mlbench.contrasts import mean_score
 from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file, check_path
@@ -101,10 +101,7 @@ def find(out: Path, spec: RunSpec, fingerprint: str, loss_source: str) -> RunRec
         return None
     wanted = (spec, fingerprint, loss_source, PROTOCOL_VERSION)
     made = (record.spec, record.dataset.fingerprint, record.loss_source, record.protocol_version)
-    if made != wanted:
-        return None
-    checkpoint.remove(out, spec)  # if its process was killed before it could
-    return record
+    return record if made == wanted else None
 
 
 def set_aside(path: Path) -> None:
@@ -130,8 +127,8 @@ def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
 
     ``.npz`` holds hits, one bit per query and k, AP@R (float32) and the first neighbours. It is
     written before the record, which names the SHA-256 of its scores, so that none lacks them.
-    The run's checkpoints go when its record is there. A record that is there already, of other data
-    or damaged, is set aside (``.outdated``, ``.damaged``), so that nothing is lost.
+    A record that is there already, of other data or damaged, is set aside (``.outdated``,
+    ``.damaged``), so that nothing is lost.
     """
     path = record_path(out, record.spec)
     if path.exists():
@@ -143,7 +140,6 @@ def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
             file.write(content)
     with atomic_file(path) as file:
         file.write(record.to_json().encode())
-    checkpoint.remove(out, record.spec)
     return path
 
 

@@ -94,7 +94,7 @@ def _untested(comparison: Comparison, shown: Sequence[str]) -> str:
 def _line(row: Row, shown: Sequence[str], footnotes: Sequence[str], ends: bool) -> Line:
     marks = "".join(f" [{footnotes.index(note) + 1}]" for note in row.notes)
     diverged = f" ({row.diverged} diverged)" if row.diverged else ""
-    figures = [_estimate(row.estimates.get(metric)) for metric in shown]
+    figures = [percent(row.estimates.get(metric)) for metric in shown]
     return Line(
         cells=(row.label + marks, *figures, _behind(row), f"{row.runs}{diverged}"),
         bold=(False, *(metric in row.tied for metric in shown), False, False),
@@ -102,7 +102,7 @@ def _line(row: Row, shown: Sequence[str], footnotes: Sequence[str], ends: bool) 
     )
 
 
-def _estimate(value: Estimate | None) -> str:
+def percent(value: Estimate | None) -> str:
     """Return a fraction as percent, with its interval if it has one."""
     if value is None:
         return "-"
@@ -163,7 +163,7 @@ def ladder_sheet(results: Sequence[RungResult], title: str) -> Sheet:
     for result in results:
         factor = result.rung.factor or "start"
         changes = "; ".join(f"{k} {a} -> {b}" for k, (a, b) in result.rung.changes.items())
-        recall = _estimate(result.recall) if result.recall else "not run"
+        recall = percent(result.recall) if result.recall else "not run"
         runs = str(result.recall.n) if result.recall else "0"
         cells = (factor, changes or "-", recall, _gain(result.gain), runs)
         lines.append(Line(cells, (False,) * len(cells)))

@@ -7,6 +7,7 @@ images than another. The test classes have no part in the choice.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from mlbench.registry import LOSSES
 from mlbench.runner import Stopwatch, has_directions, train
 from mlbench.spec import LossSpec, Recipe, RunSpec, digest
 from mlbench.statistics import Estimate, estimate
-from mlbench.table import Line, Sheet
+from mlbench.table import Line, Sheet, percent
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -346,8 +347,8 @@ def _line(tuned: Tuned, finished: Mapping[LossSpec, Sequence[RunRecord]]) -> Lin
         f"{len(tuned.trials)}" + (f" ({diverged} diverged)" if diverged else ""),
         ", ".join(f"{name}={chosen[name]}" for name in tuned.searched) or "nothing to search",
         *(f"{100 * trial.score:.1f}" for trial in pair),
-        *map(_percent, mapr),
-        " -> ".join(map(_percent, recall)),
+        *map(percent, mapr),
+        " -> ".join(map(percent, recall)),
         f"{100 * (tuned.chosen.score - mapr[1].mean):+.1f}" if mapr[1] else "-",
     )
     return Line(cells, (False,) * len(cells))
@@ -355,13 +356,6 @@ def _line(tuned: Tuned, finished: Mapping[LossSpec, Sequence[RunRecord]]) -> Lin
 
 def _metric(records: Sequence[RunRecord], name: str) -> Estimate | None:
     return estimate([float(r.metrics[name]) for r in records]) if records else None
-
-
-def _percent(value: Estimate | None) -> str:
-    if value is None:
-        return "-"
-    interval = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
-    return f"{100 * value.mean:.1f}{interval}"
 
 
 def _notes(tuned: Sequence[Tuned], plan: Plan) -> tuple[str, ...]:
@@ -379,7 +373,7 @@ def _notes(tuned: Sequence[Tuned], plan: Plan) -> tuple[str, ...]:
         f"training classes, {plan.seeds} seed(s), ± 95 % t-interval over runs",
         "validation MAP@R is the best of all trials, over fewer classes than the test's: both "
         "raise it, so the gap is not of overfitting alone",
-        f"optuna {_optuna().__version__}, TPE",
+        f"optuna {importlib.metadata.version('optuna')}, TPE",
     )
 
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from mlbench import checkpoint, store
 from mlbench.augment import FeatureSource
+from mlbench.cells import make_run
 from mlbench.checkpoint import Checkpoints
 from mlbench.config import Request, make_plan
 from mlbench.errors import MlbenchWarning
@@ -208,13 +209,18 @@ def test_the_record_takes_the_place_of_the_checkpoints(
     spec, lab = laboratory(photos, "softtriple")
     left = tmp_path / ".checkpoints" / f"{spec.run_id}-1.pt"
     before = left.read_bytes()
-    record, queries = run_one(spec, lab, tmp_path)
-    store.save(tmp_path, record, queries)
+    outcome = make_run(spec, lab, tmp_path)
+    assert outcome is not None
+    assert not outcome.reused
     assert not left.parent.exists()
 
     left.parent.mkdir()
     left.write_bytes(before)  # as if killed between the two
     assert store.find(tmp_path, spec, lab.dataset.fingerprint, "built-in") is not None
+    assert left.exists()  # reading removes nothing
+    outcome = make_run(spec, lab, tmp_path)
+    assert outcome is not None
+    assert outcome.reused
     assert not left.parent.exists()
 
 

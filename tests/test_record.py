@@ -165,8 +165,8 @@ def test_store_keeps_records_and_hits(tmp_path: Path) -> None:
     queries = evaluate_queries(rng.normal(size=(20, 4)), np.arange(20) % 5)
     path = store.save(tmp_path, record(RUNS[0]), queries)
     with zipfile.ZipFile(path.with_suffix(".npz")) as archive:
-        scores = b"".join(archive.read(f"{name}.npy") for name in ("ks", "hits", "ap_at_r"))
-    sha256 = hashlib.sha256(scores).hexdigest()
+        members = b"".join(archive.read(f"{name}.npy") for name in ("ks", "hits", "ap_at_r"))
+    sha256 = hashlib.sha256(members).hexdigest()
     found = store.find(tmp_path, RUNS[0], "f" * 64, "built-in")
     assert found == record(RUNS[0], queries_sha256=sha256)
     assert store.find(tmp_path, RUNS[1], "f" * 64, "built-in") is None

@@ -7,7 +7,7 @@ import os
 
 import click
 
-from mlbench import __version__
+from mlbench._version import __version__
 from mlbench.cli._common import Group
 from mlbench.cli.catalogue import check, list_, show
 from mlbench.cli.checks import env, verify
