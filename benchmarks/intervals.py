@@ -138,8 +138,8 @@ class World:
         """Draw classes, and runs of each loss, with replacement; move the means."""
         sizes = np.diff([*self.starts.tolist(), self.scores[0].shape[1]])
         classes = rng.integers(len(sizes), size=case.classes)
-        ends = self.starts + sizes
-        chosen = np.concatenate([np.arange(self.starts[c], ends[c]) for c in classes])
+        places = np.split(np.arange(sizes.sum()), self.starts[1:])
+        chosen = np.concatenate([places[c] for c in classes])
         starts = np.concatenate([[0], np.cumsum(sizes[classes])[:-1]])
         true = np.array([case.gap, *[0.0] * (len(case.seeds) - 1)])
         rows, here, drawn = {}, [], {}
@@ -261,9 +261,8 @@ QUICK = [(Case(12, (2, 2)), 40), (Case(60, (3,) * 4), 40), (Case(60, (3,) * 4, 0
 
 def _line(found: Rates) -> tuple[str, ...]:
     case, seeds = found.case, sorted(set(found.case.seeds), reverse=True)
-    counts = (
-        ", ".join(f"{case.seeds.count(s)} x {s}" for s in seeds) if len(seeds) > 1 else seeds[0]
-    )
+    several = ", ".join(f"{case.seeds.count(s)} x {s}" for s in seeds)
+    counts = several if len(seeds) > 1 else str(seeds[0])
     source = Path(case.source).name
     figures = (found.pair, found.behind, found.mean, found.error, found.error_today)
     shown = (*figures, found.power, found.power_today)
