@@ -107,7 +107,7 @@ def test_the_class_part_alone_is_the_paired_t_test_over_classes() -> None:
     parts = components({"a": ClassTotals([a], queries), "b": ClassTotals([b], queries)})
     found = all_pairs(parts)
     wanted = ttest_1samp((a - b) / 7, 0)
-    assert found.p_values()[0] == pytest.approx(wanted.pvalue, rel=1e-9)
+    assert found.p_values()[0] == pytest.approx(wanted[1], rel=1e-9)
     low, high = wanted.confidence_interval()
     assert found.half_widths()[0] == pytest.approx((high - low) / 2, rel=1e-9)
     assert not parts.for_other_seeds
@@ -118,8 +118,8 @@ def test_the_seed_part_alone_is_the_two_sample_t_test() -> None:
     parts = components_of_scores({"a": a, "b": b})
     found = all_pairs(parts)
     wanted = ttest_ind(a, b)
-    assert found.p_values()[0] == pytest.approx(wanted.pvalue, rel=1e-9)
-    assert found.freedom[0] == wanted.df == 5
+    assert found.p_values()[0] == pytest.approx(wanted[1], rel=1e-9)
+    assert found.freedom[0] == 5
     assert parts.classes == 0
 
 
@@ -128,7 +128,7 @@ def test_for_these_classes_is_the_two_sample_t_test_of_the_scores() -> None:
     n = np.asarray(rows["loss0"].queries)
     a, b = (np.asarray(row.totals).sum(axis=1) / n.sum() for row in rows.values())
     found = all_pairs(for_these_classes(components(rows)))
-    assert found.p_values()[0] == pytest.approx(ttest_ind(a, b).pvalue, rel=1e-9)
+    assert found.p_values()[0] == pytest.approx(ttest_ind(a, b)[1], rel=1e-9)
 
 
 def test_the_variance_is_that_of_drawing_classes_and_seeds_anew() -> None:

@@ -47,7 +47,7 @@ def test_each_class_counts_once_however_many_splits_test_it(disjoint: bool) -> N
     splits = halves(0, disjoint=disjoint)
     found = over_splits(splits)
     gaps, by_split = zip(*map(residuals, splits), strict=True)
-    tested = sorted({c for each in splits for c in each.classes})
+    tested = {c for each in splits for c in each.classes}
     z = [sum(each.get(c, 0) for each in by_split) / len(splits) for c in tested]
     k, r = len(tested), len(splits)
     of_classes, of_splits = k / (k - 1) * sum(x**2 for x in z), np.var(gaps, ddof=1) / r
@@ -72,22 +72,17 @@ def test_nadeau_and_bengio_widen_the_t_test_of_splits() -> None:
     found = over_splits(splits).other_training_classes
     wanted = (high - low) / 2 * math.sqrt((1 / 3 + 10 / 10) / (1 / 3))
     assert found.half_widths()[0] == pytest.approx(wanted)
-    assert found.half_widths()[0] > over_splits(splits).other_test_classes.half_widths()[0]
 
 
 def test_the_order_of_splits_and_classes_changes_nothing() -> None:
     splits = halves(2, disjoint=False)
-    turned = [
-        Split(
-            list(each.classes)[::-1],
-            {
-                n: ClassTotals(np.asarray(r.totals)[:, ::-1], r.queries)
-                for n, r in each.rows.items()
-            },
-            each.train_classes,
-        )
-        for each in splits[::-1]
-    ]
+    turned = []
+    for each in splits[::-1]:
+        rows = {
+            name: ClassTotals(np.asarray(row.totals)[:, ::-1], row.queries)
+            for name, row in each.rows.items()
+        }
+        turned.append(Split(list(each.classes)[::-1], rows, each.train_classes))
     a, b = (over_splits(each).other_test_classes.half_widths() for each in (splits, turned))
     assert a == pytest.approx(b)
 
