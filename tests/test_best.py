@@ -212,7 +212,7 @@ def test_a_plan_repeats_the_runs_it_is_made_from() -> None:
     n = np.full(200, 30)
     rows = {}
     for name in "ab":
-        noise = rng.normal(0, 0.05, (4, 200)) + rng.normal(0, 0.004, (4, 1))
+        noise = rng.normal(0, 0.05, (4, 200)) + rng.normal(0, 0.02, (4, 1))
         rows[name] = ClassTotals(n * (0.5 + rng.normal(0, 0.05, 200) + noise), n)
     parts = components(rows)
     pairs = all_pairs(parts)
