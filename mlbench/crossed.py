@@ -139,24 +139,17 @@ def _components(
     from scipy.spatial.distance import pdist
 
     queries, totals = aligned(rows)
-    total, copied = queries.sum(), _copied(totals, deterministic)
-    runs = [_once(each) if name in copied else each for name, each in totals.items()]
-    sums = [each.sum(axis=1) for each in runs]
-    means = np.array([math.fsum(each) / (len(each) * total) for each in sums])
-
-    residuals = [
-        (each - np.outer(own / total, queries)) / total
-        for each, own in zip(runs, sums, strict=True)
-    ]
-    by_class = np.array([each.mean(axis=0) for each in residuals])
-    correction, freedom = class_weights(queries)
-    of_seeds = [((own / total - m) ** 2).sum() for own, m in zip(sums, means, strict=True)]
-    of_both = [
-        correction * ((each - own) ** 2).sum()
-        for each, own in zip(residuals, by_class, strict=True)
-    ]
+    copied = _copied(totals, deterministic)
     single = np.array([name in copied for name in rows])
+    runs = [_once(each) if name in copied else each for name, each in totals.items()]
+    sums = [_sums(each, queries) for each in runs]
+    means = np.array([each.mean for each in sums])
+
+    correction, freedom = class_weights(queries)
+    by_class = np.array([each.by_class for each in sums])
+    squares = np.array([[s.of_seeds for s in sums], [correction * s.of_both for s in sums]])
     counts = np.array([len(each) for each in runs])
+    step = float(1 / queries.sum()) if step is None else step
     return Components(
         names=tuple(rows),
         means=means,
@@ -166,14 +159,30 @@ def _components(
         class_products=correction * (by_class @ by_class.T),
         class_variance=correction * np.asarray(pdist(by_class, "sqeuclidean"), dtype=np.float64),
         class_freedom=freedom,
-        noise=_noise(
-            np.array([of_seeds, of_both]),
-            counts - 1,
-            single,
-            means,
-            1 / total if step is None else step,
-        ),
+        noise=_noise(squares, counts - 1, single, means, step),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Of one row: its mean, ``(G,)`` residuals of classes, sums of squares over its runs."""
+
+    mean: float
+    by_class: Figures
+    of_seeds: float
+    of_both: float
+
+
+def _sums(runs: Figures, queries: Figures) -> _Sums:
+    import numpy as np
+
+    total, by_run, by_class = queries.sum(), runs.sum(axis=1), runs.mean(axis=0)
+    mean = math.fsum(by_run) / (len(runs) * total)
+    seeds = by_run / total - mean
+    rest = runs - by_class
+    rest -= np.outer(seeds, queries)
+    of_both = np.vdot(rest, rest) / total**2
+    return _Sums(float(mean), (by_class - queries * mean) / total, seeds @ seeds, float(of_both))
 
 
 def components_of_scores(
@@ -240,10 +249,14 @@ def aligned(rows: Mapping[str, ClassTotals]) -> tuple[Figures, dict[str, Figures
 
 
 def _copied(totals: Mapping[str, Figures], declared: Collection[str] | None) -> frozenset[str]:
+    import numpy as np
+
     if declared is not None:
         return frozenset(declared)
     return frozenset(
-        name for name, each in totals.items() if len(each) > 1 and (each == each[0]).all()
+        name
+        for name, each in totals.items()
+        if len(each) > 1 and np.array_equal(each[0], each[1]) and (each == each[0]).all()
     )
 
 
