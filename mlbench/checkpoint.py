@@ -86,7 +86,7 @@ class Checkpoints:
 
         started = time.monotonic()
         slot = self._slots[1 if self._newest == self._slots[0] else 0]
-        with atomic_file(slot) as file:
+        with atomic_file(slot, own_folder=True) as file:
             torch.save({"identity": self._identity, "state": state}, file)
         self._newest = slot
         now = time.monotonic()

@@ -75,11 +75,11 @@ def keep(
     """
     set_aside(path, record)
     model, vectors = (path.with_suffix(suffix) for suffix in SUFFIXES)
-    with atomic_file(vectors) as file:
+    with atomic_file(vectors, own_folder=True) as file:
         unit = F.normalize(embeddings[: len(lab.dataset.test)])
         np.save(file, unit.half().numpy(), allow_pickle=False)
     content = safetensors.torch.save(_kept_state(lab, record, trained), _metadata(record))
-    with atomic_file(model) as file:
+    with atomic_file(model, own_folder=True) as file:
         file.write(content)
 
 

@@ -133,9 +133,9 @@ def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
     if queries is not None:
         content, sha256 = _packed(queries)
         record = replace(record, queries_sha256=sha256)
-        with atomic_file(path.with_suffix(".npz")) as file:
+        with atomic_file(path.with_suffix(".npz"), own_folder=True) as file:
             file.write(content)
-    with atomic_file(path) as file:
+    with atomic_file(path, own_folder=True) as file:
         file.write(record.to_json().encode())
     checkpoint.remove(out, record.spec)
     return path
