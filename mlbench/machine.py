@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 
 from mlbench.errors import MlbenchError
@@ -13,6 +15,7 @@ _MENDS = {
     errno.EDQUOT: _ROOM,
     errno.EFBIG: _ROOM,
     errno.EROFS: _ROOM,
+    errno.EAGAIN: "raise the limit on processes and threads (ulimit -u), or lower --jobs",
     errno.EMFILE: "raise the limit on open files (ulimit -n), or lower --jobs",
     errno.ENFILE: "close other programs: the whole machine has too many open files",
     errno.ENOMEM: "close other programs: the machine has too little memory",
@@ -35,11 +38,27 @@ def lack(error: BaseException) -> MachineError | None:
     for each in _chain(error):
         if isinstance(each, MachineError):
             return each
-        if isinstance(each, OSError) and each.errno in _MENDS:
-            where = f"{each.filename}: " if each.filename else ""
-            reason = each.strerror or errno.errorcode[each.errno]
-            return MachineError(f"{where}{reason}; {_MENDS[each.errno]}")
+        code = _code(each)
+        if code is not None:
+            filename = getattr(each, "filename", None)
+            where = f"{filename}: " if filename else ""
+            return MachineError(f"{where}{os.strerror(code)}; {_MENDS[code]}")
     return None
+
+
+def _code(error: BaseException) -> int | None:
+    """Return which of the known lacks an error is of, by its number or, in libraries, its words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in _MENDS else None
+    if not isinstance(error, OSError | RuntimeError):
+        return None
+    text = str(error)
+    if "can't start new thread" in text:
+        return errno.EAGAIN
+    named = re.search(r"\(os error (\d+)\)", text)  # as safetensors says it
+    if named:
+        return int(named[1]) if int(named[1]) in _MENDS else None
+    return next((code for code in _MENDS if os.strerror(code) in text), None)
 
 
 def raise_lack(error: BaseException) -> None:

@@ -34,10 +34,12 @@ from mlbench.errors import MlbenchError
 from mlbench.images import decode, decoded, to_rgb
 from mlbench.interfaces import ImageSet
 from mlbench.laboratory import resolve_device
+from mlbench.machine import raise_lack
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.paths import atomic_file
 from mlbench.record import RunRecord
 from mlbench.registry import BACKBONES
+from mlbench.regular import is_regular
 from mlbench.spec import digest
 
 if TYPE_CHECKING:
@@ -123,10 +125,13 @@ def has_none(record: RunRecord) -> bool:
 
 def _kept_result(model: Path) -> str | None:
     """Read of which result a model is; None if there is no file or it is damaged."""
+    if not is_regular(model):  # safetensors would wait for a pipe
+        return None
     try:
         with safe_open(model, framework="pt") as file:
             return json.loads(file.metadata()["mlbench"])["result"]
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise_lack(error)
         return None
 
 

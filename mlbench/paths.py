@@ -72,8 +72,8 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 def atomic_file(path: Path, *, own_folder: bool = False) -> Iterator[BinaryIO]:
     """Write a file under a temporary name; it takes its own when the block ends well.
 
-    The content reaches the disk before the name does, so that a power cut leaves no empty file. The
-    temporary name cannot be foreseen, and nothing is written through a link that has it or ``path``.
+    The content reaches the disk before the name does, so that a power cut leaves no empty file.
+    The temporary name cannot be foreseen, and no link at it or at ``path`` is written through.
 
     Args:
         path: the file, replaced if it exists, untouched if the block raises; its folder is made.
@@ -164,7 +164,7 @@ def remove_stale(folder: Path) -> None:
             if owner is not None:
                 with suppress(OSError):  # another writer has just removed it, or it is another's
                     if entry.is_file(follow_symlinks=False) and _is_over(entry, owner):
-                        os.unlink(entry.path)
+                        Path(entry.path).unlink()
 
 
 def _is_over(entry: os.DirEntry[str], owner: re.Match[str]) -> bool:

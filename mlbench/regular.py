@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from mlbench.errors import MlbenchError
 
@@ -32,7 +32,7 @@ class IrregularFileError(MlbenchError):
         super().__init__(f"{path}: {reason}; remove it or put a regular file there")
 
 
-def open_regular(path: Path, *, limit: int) -> BinaryIO:
+def open_regular(path: Path, *, limit: int) -> io.BufferedReader:
     """Open a regular file, or a link to one, for reading; never wait for a pipe or a device.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from mlbench import provenance
 from mlbench.baselines import BASELINES
 from mlbench.config import Files
+from mlbench.download import file_sha256
 from mlbench.errors import MlbenchError
 from mlbench.laboratory import Laboratory, Progress
 from mlbench.record import PROTOCOL_VERSION, RunRecord
@@ -85,8 +85,7 @@ def files_for(record: RunRecord, data_root: Path | None, weights: Path | None) -
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise MlbenchError(f"{path}: cannot be read ({error.strerror or error})") from error
 
