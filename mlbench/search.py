@@ -220,7 +220,7 @@ def _read_index(path: Path) -> Index:
         raise ValueError("paths that leave the folder")
     # Beside the index itself, the run is named without "..", also where links lead to both.
     run = path.resolve().parent / about["run"]
-    return Index(run, about["model"], Path(about["root"]), names, embeddings, stamps)
+    return Index(run, about["model"], Path(about["root"]), names, embeddings.copy(), stamps)
 
 
 @dataclass(frozen=True)
