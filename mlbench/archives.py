@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Literal
 
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, printable
 from mlbench.regular import open_regular
 
 Progress = Callable[[int, int | None], None]
@@ -170,9 +170,9 @@ def _safe_parts(archive: Path, member: _Member) -> tuple[str, ...]:
 
 
 def _refusal(archive: Path, problem: str) -> MlbenchError:
-    shown = "".join(c if c.isprintable() else " " for c in problem)
     return MlbenchError(
-        f"{archive} was not unpacked: {shown}; remove it and get it from a source you trust"
+        f"{archive} was not unpacked: {printable(problem)}; "
+        "remove it and get it from a source you trust"
     )
 
 
