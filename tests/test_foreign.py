@@ -6,35 +6,32 @@ import errno
 import gzip
 import hashlib
 import io
-import json
 import os
 import resource
-import sqlite3
-import struct
+import subprocess
 import tarfile
 import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK
-from test_archives import assert_refused
+from test_archives import LIMITS, assert_refused
 from test_record import RUNS, record
 from test_resources import disk_of
 from webserver import Page, Server, serving
 
-import mlbench as package
-from mlbench import checkpoint, download, npz, paths, store, summary, tune
+from mlbench import archives, checkpoint, download, embeddings, npz, paths, store, summary, tune
 from mlbench.backbones.weights import read_state
 from mlbench.cells import _problem
 from mlbench.checkpoint import Checkpoints
 from mlbench.claims import run_claim
-from mlbench.config import Request, load_recipe, make_plan
+from mlbench.config import load_recipe
 from mlbench.download import Pin, fetch, fetch_published
 from mlbench.embeddings import read_embeddings
 from mlbench.errors import MlbenchError
@@ -43,6 +40,7 @@ from mlbench.metrics import evaluate_queries
 from mlbench.pace import Pace
 from mlbench.paths import atomic_file
 from mlbench.regular import IrregularFileError
+from mlbench.report import write_report
 from mlbench.report.data import embeddings_of
 from mlbench.search import open_index
 
@@ -125,6 +123,15 @@ class TestTemporaryFiles:
         )
         assert paths._machine.__wrapped__() != here
 
+    def write(self, out: Path, folder: str) -> None:
+        if folder == ".claims":
+            with run_claim(out, SPEC):
+                pass
+        elif folder == ".checkpoints":
+            Checkpoints(out, SPEC, "this").save({})
+        else:
+            saved(out)
+
     @pytest.mark.parametrize("folder", [".claims", ".checkpoints", "record"])
     def test_nothing_is_written_through_a_planted_folder_link(
         self, tmp_path: Path, folder: str
@@ -135,13 +142,7 @@ class TestTemporaryFiles:
         out.mkdir()
         place.symlink_to(elsewhere)
         with pytest.raises(MlbenchError, match="is a link, and nothing is written through it"):
-            if folder == ".claims":
-                with run_claim(out, SPEC):
-                    pass
-            elif folder == ".checkpoints":
-                Checkpoints(out, SPEC, "this").save({})
-            else:
-                saved(out)
+            self.write(out, folder)
         assert list(elsewhere.iterdir()) == []
 
     def test_the_claims_own_gitignore_is_not_written_through_a_link(self, tmp_path: Path) -> None:
@@ -157,7 +158,8 @@ class TestChecksum:
     def test_nothing_may_follow_it(self, tmp_path: Path) -> None:
         path = saved(tmp_path)
         text = path.read_text()
-        for added in (',\n "seed": 99', ',\n "metrics": {}', ',\n "x": 1', f', "checksum": "{0:064}"'):
+        again = f', "checksum": "{0:064}"'
+        for added in (',\n "seed": 99', ',\n "metrics": {}', ',\n "x": 1', again):
             path.write_text(text.replace('"\n}\n', f'"{added}\n}}\n'))
             with pytest.raises(MlbenchError):
                 store.load(path)
@@ -182,7 +184,11 @@ class TestChecksum:
     @pytest.mark.parametrize("value", ["NaN", "Infinity", "1" + "0" * 400, "1" * 5000, "[" * 9999])
     def test_numbers_that_are_none(self, tmp_path: Path, value: str) -> None:
         path = saved(tmp_path)
-        path.write_text(path.read_text().replace('"images_per_second": ', f'"images_per_second": {value}, "x": '))
+        path.write_text(
+            path.read_text().replace(
+                '"images_per_second": ', f'"images_per_second": {value}, "x": '
+            )
+        )
         with pytest.raises(MlbenchError):
             store.load(path)
 
@@ -265,44 +271,48 @@ class TestSpecialFiles:
 
 
 def test_folders_nested_1500_deep(tmp_path: Path) -> None:
-    here = os.getcwd()
+    here = Path.cwd()
     try:
         os.chdir(tmp_path)
         for _ in range(1500):
-            os.mkdir("d")
+            Path("d").mkdir()
             os.chdir("d")
         Path("a.json").write_text("{}")
     finally:
         os.chdir(here)
     saved(tmp_path / "z")
     found = store.read_results(tmp_path)
+    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # too deep for pytest
     assert (len(found.records), len(found.problems)) == (1, 1)
 
 
 class TestBombs:
     def test_query_scores_that_claim_two_gigabytes(self, tmp_path: Path) -> None:
-        path = saved(tmp_path)
-        header = np.lib.format.magic(1, 0) + b"\x76\0" + b"{'descr': '|b1', 'fortran_order': False, 'shape': (1,)}".ljust(117) + b"\n"
-        with zipfile.ZipFile(path.with_suffix(".npz"), "w", zipfile.ZIP_DEFLATED) as file:
-            with file.open("ks.npy", "w", force_zip64=True) as member:
-                member.write(header)
-                for _ in range(300):
-                    member.write(bytes(1 << 20))
-        started = time.process_time()
+        path = saved(tmp_path).with_suffix(".npz")
+        np.savez_compressed(path, ks=np.zeros(1 << 16), hits=[0], ap_at_r=[0])
+        assert len(npz.read_members(path, ("ks",))[0]) == (1 << 19) + 128
+        content = bytearray(path.read_bytes())
+        at = content.index(b"ks.npy") + len("ks.npy") + 4  # the size unpacked, of large files
+        content[at : at + 8] = (2 << 30).to_bytes(8, "little")
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="would unpack to 2,147,483,648 bytes"):
+            npz.read_members(path, ("ks",))
         assert store.read_scores(path) is None
-        assert time.process_time() - started < 0.5
 
-    def test_embeddings_that_claim_much_more_than_they_are(self, tmp_path: Path) -> None:
+    def test_embeddings_that_claim_much_more_than_they_are(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(embeddings, "_MOST_REPEATED", 1 << 20)
         path = tmp_path / "e.npz"
-        np.savez_compressed(path, embeddings=np.zeros((70_000, 1000), np.float32), labels=[0])
-        with pytest.raises(MlbenchError, match="would unpack to 280,000,128 bytes"):
+        np.savez_compressed(path, embeddings=np.zeros((700, 1000), np.float32), labels=[0])
+        with pytest.raises(MlbenchError, match="would unpack to 2,800,128 bytes"):
             read_embeddings(path)
 
     def test_an_array_that_claims_more_than_there_is(self, tmp_path: Path) -> None:
         path = tmp_path / "a.npy"
         np.save(path, np.zeros(4), allow_pickle=False)
         path.write_bytes(path.read_bytes().replace(b"(4,), ", b"(4000000000000,), ")[:128])
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="reshape"):
             npz.read_array(path)
 
     @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
@@ -321,9 +331,7 @@ class TestBombs:
         info.type, info.size = tarfile.GNUTYPE_LONGNAME, 4
         (tmp_path / "d" / "a.tar").write_bytes((info.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 5000)
         with pytest.raises(MlbenchError, match="cannot unpack"):
-            package.archives.unpack(  # type: ignore[attr-defined]
-                tmp_path / "d" / "a.tar", "top", tmp_path / "out", LIMITS
-            )
+            archives.unpack(tmp_path / "d" / "a.tar", "top", tmp_path / "out", LIMITS)
 
     @pytest.mark.parametrize("sparse", ["0.0", "0.1", "1.0", "gnu"])
     def test_files_with_holes(self, tmp_path: Path, sparse: str) -> None:
@@ -359,9 +367,6 @@ class TestBombs:
                 new.writestr(name, old.read(name))
         with pytest.raises(MlbenchError, match="is not a weights file"):
             read_state(tmp_path / "w.pth")
-
-
-LIMITS = package.archives.Limits(files=100, bytes=100_000)  # type: ignore[attr-defined]
 
 
 class TestDownloads:
@@ -432,7 +437,7 @@ class TestDownloads:
 def few_descriptors(spare: int) -> Iterator[None]:
     """Let no more than a few files be open."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = max(map(int, os.listdir("/proc/self/fd")))
+    used = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1 + spare, before[1]))
     taken = []
     try:
@@ -495,49 +500,13 @@ class TestMachine:
             assert "a fault of mlbench" in _problem(error, load_recipe("default"))
 
 
-def spoil_attributes(path: Path, number: int) -> None:
-    with sqlite3.connect(path) as base:
-        base.execute(
-            (
-                "delete from trial_user_attributes",
-                "update trial_user_attributes set value_json = '\"x\"'",
-                "update trial_user_attributes set value_json = '{'",
-                "update trial_values set value = 7",
-                "delete from trial_values",
-                "update trials set state = 'COMPLET'",
-                "delete from trial_params",
-                "update trial_params set distribution_json = '{}'",
-                "update study_directions set direction = 'UP'",
-            )[number]
-        )
-
-
-@pytest.mark.parametrize("number", range(9))
-def test_a_damaged_store_of_trials(photos: Path, tmp_path: Path, number: int) -> None:
-    settings = tuple((key, value) for key, value in QUICK.items())
-    request = Request(losses=("npairs",), dataset=f"folder:{photos}", settings=settings)
-    plan, device = make_plan(request), torch.device("cpu")
-
-    def run() -> list[tune.Tuned]:
-        return tune.tune(plan, 2, tmp_path, device, lambda *_: None, lambda *_: None)
-
-    run()
-    spoil_attributes(tmp_path / "tune.sqlite3", number)
-    with pytest.raises(MlbenchError, match=r"tune\.sqlite3: no usable store of trials") as error:
-        run()
-    assert "\n" not in str(error.value)
-
-
 def test_report_shows_no_marks_of_direction(tmp_path: Path) -> None:
     hostile = "a\u202eb\u200bc\u2066d"
     facts = record(SPEC).dataset
-    made = record(SPEC, 0.5, loss=hostile, dataset=package.record.replace(facts, name=hostile))  # type: ignore[attr-defined]
+    made = record(SPEC, 0.5, loss=hostile, dataset=replace(facts, name=hostile))
     store.save(tmp_path, made, None)
-    from mlbench.report import write_report
-
     page = tmp_path / "report.html"
     write_report(tmp_path, page, None)
     text = page.read_text()
     assert not set(text) & set("\u202e\u200b\u2066")
     assert "\\u202e" not in text
-    json.dumps(struct.calcsize("i"))

@@ -30,11 +30,11 @@ from mlbench.cli import main
 from mlbench.comparison import compare
 from mlbench.config import Plan, Request, make_plan
 from mlbench.datasets.folder import load as load_folder
+from mlbench.errors import printable
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.ladder import ladder
 from mlbench.metrics import evaluate_queries, summarize
 from mlbench.record import EpochRow, RunRecord
-from mlbench.errors import printable
 from mlbench.report import maps, plots, write_report
 from mlbench.report import page as page_module
 from mlbench.report.classes import QueryFigures, query_figures
