@@ -233,7 +233,7 @@ def _innermost(errors: str) -> str:
 
 def _plain(temporary: str) -> str:
     """Return what a temporary file was to be called."""
-    return re.sub(r"\.[0-9a-f]{8}-\d+-\d+\.tmp$", "", temporary)[1:]
+    return re.sub(r"\.[0-9a-f]{8}-\d+-[0-9a-f]+\.tmp$", "", temporary)[1:]
 
 
 def draw_images(folder: Path) -> None:

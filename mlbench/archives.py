@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import re
+import secrets
 import shutil
 import stat
 import tarfile
@@ -13,14 +14,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, BinaryIO, Literal
 
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, printable
+from mlbench.regular import open_regular
 
 Progress = Callable[[int, int | None], None]
 
 _CHUNK_BYTES = 1 << 20
 _PADDING_BYTES = 64 << 20
+_ARCHIVE_BYTES = 1 << 40
+_DESCRIPTION_BYTES = 1 << 16
+"""Of a tar's entry for a long name or attributes; no system has paths as long."""
+_DESCRIPTIONS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+_SPARSE = tarfile.GNUTYPE_SPARSE
+_ENTRY_BYTES, _DIRECTORY_BYTES = 1024, 5
+"""Of an entry in a zip's directory, more than paths need; which field is the directory's size."""
+_UNPACKING = ".unpacking"
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 _UNREADABLE = (*_DAMAGED, NotImplementedError, RuntimeError, OSError)
 
@@ -68,9 +81,9 @@ def unpack(
 
 @contextmanager
 def _temporary(destination: Path, archive: Path) -> Iterator[Path]:
-    folder = destination.with_name(f".{destination.name}.unpacking")
+    folder = destination.with_name(f".{destination.name}.{secrets.token_hex(8)}{_UNPACKING}")
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+        _remove_killed(destination)
         folder.mkdir(parents=True)
         yield folder
     except _UNREADABLE as error:
@@ -82,6 +95,14 @@ def _temporary(destination: Path, archive: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_killed(destination: Path) -> None:
+    """Remove what was unpacked by those that were killed; links of such a name lead nowhere."""
+    if destination.parent.is_dir():
+        for path in destination.parent.iterdir():
+            if path.name.startswith(f".{destination.name}.") and path.name.endswith(_UNPACKING):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -99,8 +120,10 @@ def _unpack(
 ) -> None:
     seen: set[tuple[str, ...]] = set()
     count = total = written = 0
-    for member in _members(archive):
+    for member in _members(archive, limits):
         parts = _safe_parts(archive, member)
+        if member.size < 0:
+            raise _refusal(archive, f"'{member.name}' has a size below 0")
         count, total = count + 1, total + member.size
         if count > limits.files or total > limits.bytes:
             raise _refusal(
@@ -147,21 +170,31 @@ def _safe_parts(archive: Path, member: _Member) -> tuple[str, ...]:
 
 
 def _refusal(archive: Path, problem: str) -> MlbenchError:
-    shown = "".join(c if c.isprintable() else " " for c in problem)
     return MlbenchError(
-        f"{archive} was not unpacked: {shown}; remove it and get it from a source you trust"
+        f"{archive} was not unpacked: {printable(problem)}; "
+        "remove it and get it from a source you trust"
     )
 
 
-def _members(archive: Path) -> Iterator[_Member]:
-    if zipfile.is_zipfile(archive):
-        yield from _zip_members(archive)
-    else:
-        yield from _tar_members(archive)
+def _members(archive: Path, limits: Limits) -> Iterator[_Member]:
+    with open_regular(archive, limit=_ARCHIVE_BYTES) as content:
+        if zipfile.is_zipfile(content):
+            _check_directory(archive, content, limits)
+            yield from _zip_members(content)
+        else:
+            content.seek(0)
+            yield from _tar_members(archive, content)
 
 
-def _zip_members(archive: Path) -> Iterator[_Member]:
-    with zipfile.ZipFile(archive) as file:
+def _check_directory(archive: Path, content: BinaryIO, limits: Limits) -> None:
+    """Refuse a zip of too many entries before zipfile reads them all."""
+    end = zipfile._EndRecData(content)  # type: ignore[attr-defined]  # what zipfile itself goes by
+    if end and end[_DIRECTORY_BYTES] > limits.files * _ENTRY_BYTES:
+        raise _refusal(archive, f"it holds more than {limits.files:,} entries")
+
+
+def _zip_members(content: BinaryIO) -> Iterator[_Member]:
+    with zipfile.ZipFile(content) as file:
         for info in file.infolist():
             kind: Literal["file", "folder", "other"] = "folder" if info.is_dir() else "file"
             mode = stat.S_IFMT(info.external_attr >> 16)
@@ -170,14 +203,37 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
             yield _Member(info.filename, kind, info.file_size, lambda info=info: file.open(info))
 
 
-def _tar_members(archive: Path) -> Iterator[_Member]:
-    with tarfile.open(archive, "r:*") as file:
-        for info in file:
-            kind: Literal["file", "folder", "other"] = "folder" if info.isdir() else "other"
-            if info.isreg():
-                kind = "file"
-            yield _Member(info.name, kind, info.size, lambda info=info: _content(file, info))
-        _check_end(file)
+class _ExcessiveError(Exception):
+    """An entry whose description alone is more than any file needs."""
+
+
+class _BoundedInfo(tarfile.TarInfo):
+    """An entry that is refused before its long name, or its map of holes, is read."""
+
+    def _proc_member(self, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _DESCRIPTIONS and not 0 <= self.size <= _DESCRIPTION_BYTES:
+            raise _ExcessiveError(f"it describes an entry with {self.size:,} bytes")
+        if self.type == _SPARSE:
+            raise _ExcessiveError(f"'{self.name}' is a file with holes")
+        return super()._proc_member(tarfile)  # type: ignore[misc]  # to be overridden, it says
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise _ExcessiveError(f"'{self.name}' is a file with holes")
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10
+
+
+def _tar_members(archive: Path, content: BinaryIO) -> Iterator[_Member]:
+    try:
+        with tarfile.open(fileobj=content, mode="r:*", tarinfo=_BoundedInfo) as file:
+            for info in file:
+                kind: Literal["file", "folder", "other"] = "folder" if info.isdir() else "other"
+                if info.isreg():
+                    kind = "file"
+                yield _Member(info.name, kind, info.size, lambda info=info: _content(file, info))
+            _check_end(file)
+    except _ExcessiveError as error:
+        raise _refusal(archive, str(error)) from error
 
 
 def _check_end(file: tarfile.TarFile) -> None:

@@ -19,6 +19,7 @@ from mlbench.claims import run_claim
 from mlbench.config import Plan
 from mlbench.errors import MlbenchError, MlbenchWarning, first_few
 from mlbench.laboratory import Laboratory, Progress
+from mlbench.machine import lack
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import run_one
@@ -191,6 +192,9 @@ def _problem(error: Exception, recipe: Recipe) -> str:
     """Say in one line why a run failed and what to do."""
     if isinstance(error, MlbenchError):
         return str(error)
+    lacking = lack(error)
+    if lacking is not None:
+        return str(lacking)
     text = " ".join(str(error).split())
     # Torch has no type of its own for a lack of memory on the CPU.
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "alloc_cpu" in text:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlbench.errors import MlbenchWarning
+from mlbench.machine import raise_lack
 from mlbench.paths import atomic_file, remove_stale
+from mlbench.regular import open_regular
 
 if TYPE_CHECKING:
     from mlbench.spec import RunSpec
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 INTERVAL_SECONDS = 30.0
 """Of training between two checkpoints, so that short runs write none."""
 
+_MOST_BYTES = 1 << 40
 _MAX_SHARE = 0.05  # of the time, for writing checkpoints: those of large networks are rarer
 
 State = dict[str, Any]
@@ -39,27 +43,25 @@ class Checkpoints:
 
     def load(self) -> State | None:
         """Return the newest state that is whole and of this identity; remove those that are not."""
-        there = [slot for slot in self._slots if slot.exists()]
-        for slot in sorted(there, key=lambda slot: slot.stat().st_mtime_ns, reverse=True):
+        there = [slot for slot in self._slots if os.path.lexists(slot)]
+        for slot in sorted(there, key=lambda slot: slot.lstat().st_mtime_ns, reverse=True):
             state = self._read(slot)
             if state is not None:
                 self._newest = slot
                 return state
-            slot.unlink(missing_ok=True)
+            _discard(slot)
         return None
 
     def _read(self, slot: Path) -> State | None:
         import torch
 
         try:
-            # torch does not check the sums that it writes.
-            with zipfile.ZipFile(slot) as archive:
-                damaged = archive.testzip()
-            if damaged:
-                raise ValueError(f"{damaged} does not have its checksum")
-            kept = torch.load(slot, map_location="cpu", weights_only=True)
+            with open_regular(slot, limit=_MOST_BYTES) as file:
+                _check_sums(file)
+                kept = torch.load(file, map_location="cpu", weights_only=True)
             return kept["state"] if kept["identity"] == self._identity else None
         except Exception as error:  # what damage makes zipfile and torch raise has no common type
+            raise_lack(error)
             reason = " ".join(str(error).split())[:100]
             warnings.warn(
                 f"checkpoint {slot} is damaged ({reason}); going back to an earlier one or the "
@@ -86,7 +88,7 @@ class Checkpoints:
 
         started = time.monotonic()
         slot = self._slots[1 if self._newest == self._slots[0] else 0]
-        with atomic_file(slot) as file:
+        with atomic_file(slot, own_folder=True) as file:
             torch.save({"identity": self._identity, "state": state}, file)
         self._newest = slot
         now = time.monotonic()
@@ -100,10 +102,26 @@ def remove(out: Path, spec: RunSpec) -> None:
     if not folder.is_dir():
         return
     for slot in slots:
-        slot.unlink(missing_ok=True)
+        _discard(slot)
     remove_stale(folder)
     with suppress(OSError):  # other runs have theirs in it
         folder.rmdir()
+
+
+def _check_sums(file: BinaryIO) -> None:
+    """Check what torch writes into its archives, and does not look at when it reads them."""
+    with zipfile.ZipFile(file) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("it is compressed, as torch writes none")
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"{damaged} does not have its checksum")
+    file.seek(0)
+
+
+def _discard(slot: Path) -> None:
+    with suppress(OSError):  # gone already; or a folder, which is none of mlbench's
+        slot.unlink()
 
 
 def _slots(out: Path, spec: RunSpec) -> tuple[Path, Path]:

@@ -7,6 +7,7 @@ others may be opening would let two of them hold it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mlbench.errors import MlbenchError
-from mlbench.paths import cache_dir
+from mlbench.paths import LinkedFolderError, atomic_file, cache_dir
 from mlbench.spec import RunSpec
 
 _POLL_SECONDS = 0.2
@@ -33,9 +34,11 @@ def run_claim(out: Path, spec: RunSpec) -> Iterator[bool]:
         whether the run is the caller's; False if another process is making it just now.
 
     Raises:
-        MlbenchError: the folder's file system refuses locks.
+        MlbenchError: the folder's file system refuses locks, or ``.claims`` is a link.
     """
     path = claim_file(out, spec)
+    if path.parent.is_symlink():
+        raise LinkedFolderError(path.parent)
     lock = _lock(path)
     mine = _acquire(lock, blocking=False)
     _keep_out_of_git(path.parent)
@@ -89,6 +92,6 @@ def _acquire(lock: FileLock, *, blocking: bool) -> bool:
 
 def _keep_out_of_git(folder: Path) -> None:
     marker = folder / ".gitignore"
-    if not marker.exists():
-        with suppress(OSError):
-            marker.write_text("*\n")
+    if not os.path.lexists(marker):
+        with suppress(MlbenchError), atomic_file(marker, own_folder=True) as file:
+            file.write(b"*\n")

@@ -17,7 +17,10 @@ from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.paths import expanded
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
+from mlbench.regular import read_regular
 from mlbench.spec import LossSpec, Recipe, RunSpec, recipe_keys
+
+_TOML_BYTES = 1 << 24
 
 DEFAULT_LOSSES = ("softtriple", "softmax_norm", "npairs", "triplet")
 OnBadImage = Literal["error", "skip"]
@@ -240,7 +243,7 @@ def _usual_ks(dataset: object) -> list[int] | None:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; MlbenchError names the file and the line that is wrong."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_regular(path, limit=_TOML_BYTES).decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise MlbenchError(f"no file '{path}'; shipped recipes: mlbench list recipes") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import re
+import stat
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -12,16 +14,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from mlbench._version import __version__
 from mlbench.errors import MlbenchError
+from mlbench.pace import Pace, Watch
+from mlbench.regular import open_regular
 
 Progress = Callable[[int, int | None], None]
 Check = Callable[[str], None]
 
 TIMEOUT_SECONDS = 30
+PACE = Pace()
+"""That a server must keep."""
+
 _CHUNK_BYTES = 1 << 20
+_MOST_BYTES = 1 << 40
+_MOST_UNPINNED = 16 << 30
+"""Bytes of a file whose size is not published."""
+
 _ATTEMPTS = 10
 _MEND = "or give a local file (--set backbone.weights=PATH)"
 
@@ -36,14 +47,20 @@ class Pin:
         size: bytes.
     """
 
+    @property
+    def most(self) -> int:
+        """Bytes that the file may have."""
+        return _MOST_UNPINNED if self.size is None else self.size
+
     sha256: str | None = None
     md5: str | None = None
     size: int | None = None
 
     def problem(self, path: Path) -> str | None:
         """Return how a file differs from the published one; None if it does not."""
-        if self.size is not None and path.stat().st_size != self.size:
-            return f"{path.stat().st_size:,} bytes, expected {self.size:,}"
+        size = path.stat().st_size
+        if size > self.most or self.size not in (None, size):
+            return f"{size:,} bytes, expected {_expected(self)}"
         for name, algorithm, expected in (
             ("SHA-256", "sha256", self.sha256),
             ("MD5", "md5", self.md5),
@@ -126,8 +143,12 @@ def file_sha256(path: Path) -> str:
 
 def file_digest(path: Path, algorithm: str) -> str:
     """Return the digest of a file's bytes, in lower-case hex."""
-    with path.open("rb") as file:
+    with open_regular(path, limit=_MOST_BYTES) as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def _expected(pin: Pin) -> str:
+    return f"at most {pin.most:,}" if pin.size is None else f"{pin.size:,}"
 
 
 class _FetchError(Exception):
@@ -191,7 +212,7 @@ def _obtain(url: str, part: Path, pin: Pin, check: Check, progress: Progress | N
         _FetchError: it cannot be had from there; what came over is kept unless it is wrong.
         MlbenchError: an address that ``check`` refuses.
     """
-    resumed = part.exists()
+    resumed = _is_own(part)
     _complete(url, part, pin, check, progress)
     problem = pin.problem(part)
     if problem and resumed:  # the part of an earlier call may have been damaged, so from the start
@@ -210,14 +231,39 @@ def _complete(url: str, part: Path, pin: Pin, check: Check, progress: Progress |
         try:
             _download(url, part, pin, check, progress)
             break
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # of a senseless answer
             dropped = isinstance(error, ConnectionError | TimeoutError | http.client.HTTPException)
             if not left or not dropped or _size(part) <= before:
                 raise _FetchError(_reason(error)) from error
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    return path.lstat().st_size if os.path.lexists(path) else 0
+
+
+def _is_own(part: Path) -> bool:
+    """Tell whether there is a part to go on with; remove what somebody else may have put there.
+
+    A link, also a hard one, would have another file written to.
+    """
+    if not os.path.lexists(part):
+        return False
+    status = part.lstat()
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        return True
+    try:
+        part.unlink()
+    except OSError as error:
+        raise _FetchError(f"{part} is in the way: {error.strerror}") from error
+    return False
+
+
+def _open_part(part: Path, *, further: bool) -> BinaryIO:
+    """Open a part to write on, or anew; never through a link."""
+    if not further:
+        part.unlink(missing_ok=True)
+    flags = os.O_APPEND if further else os.O_CREAT | os.O_EXCL
+    return os.fdopen(os.open(part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o666), "ab")
 
 
 def _reason(error: Exception) -> str:
@@ -232,18 +278,26 @@ def _download(url: str, part: Path, pin: Pin, check: Check, progress: Progress |
     headers = {"User-Agent": f"mlbench/{__version__}"}
     headers |= {"Range": f"bytes={start}-"} if start else {}
     request = urllib.request.Request(url, headers=headers)
-    try:
-        opener = urllib.request.build_opener(_CheckedRedirects(check))
-        response = opener.open(request, timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if start and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is missing; the checksum decides whether what is there is right
-        raise
-    with response:
-        start = start if response.status == HTTPStatus.PARTIAL_CONTENT else 0
-        _check_range(response, start)
-        _save(response, part, start, pin.size, progress)
+    with Watch(PACE) as watch:
+        try:
+            opener = watch.opener(_CheckedRedirects(check))
+            with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+                start = start if response.status == HTTPStatus.PARTIAL_CONTENT else 0
+                _check_range(response, start)
+                _save(response, part, start, pin, watch, progress)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if start and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return  # nothing is missing; the checksum decides whether what is there is right
+            raise
+        finally:
+            _check_pace(watch)
+
+
+def _check_pace(watch: Watch) -> None:
+    if watch.cut:
+        pace = watch.pace
+        raise _FetchError(f"less than {pace.bytes:,} bytes came within {pace.seconds:g} s")
 
 
 def _check_range(response: http.client.HTTPResponse, start: int) -> None:
@@ -257,20 +311,22 @@ def _save(
     response: http.client.HTTPResponse,
     part: Path,
     start: int,
-    expected: int | None,
+    pin: Pin,
+    watch: Watch,
     progress: Progress | None,
 ) -> None:
     total = None if response.length is None else start + response.length
-    if None not in (total, expected) and total != expected:
-        raise _FetchError(f"the server has {total:,} bytes, expected {expected:,}")
+    if total is not None and (total > pin.most or pin.size not in (None, total)):
+        raise _FetchError(f"the server has {total:,} bytes, expected {_expected(pin)}")
     done = start
-    with part.open("ab" if start else "wb") as file:
-        while chunk := response.read(_CHUNK_BYTES):
+    with _open_part(part, further=bool(start)) as file:
+        while chunk := response.read1(_CHUNK_BYTES):
             file.write(chunk)
             done += len(chunk)
-            if expected is not None and done > expected:
+            watch.done += len(chunk)
+            if done > pin.most:
                 break
             if progress:
-                progress(done, total or expected)
+                progress(done, total or pin.size)
     if total is not None and done < total:
         raise ConnectionError(f"the connection dropped after {done} of {total} bytes")

@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from mlbench.arrays import Labels
 from mlbench.errors import MlbenchError, first_few
+from mlbench.machine import raise_lack
+from mlbench.regular import open_regular
 
 Array = npt.NDArray[Any]
 
@@ -32,6 +34,8 @@ _UNREADABLE = (
 )
 _LARGEST_WHOLE = 2**53
 # How much longer than packed content can be; numpy writes no other methods.
+_MOST_BYTES = 1 << 40
+_USUALLY_PACKED, _MOST_REPEATED = 20, 1 << 28
 _MOST_PACKED = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
 
 
@@ -62,12 +66,12 @@ def read_embeddings(path: Path) -> Embeddings:
         MlbenchError: the file is missing, damaged or no ``.npz``; an array is missing; it holds
             Python objects or other than numbers (or, as a label, strings); its shape is wrong.
     """
-    if not path.is_file():
+    if not path.exists():
         raise MlbenchError(f"no file '{path}'")
-    with _naming(path, "the file"):
-        if not zipfile.is_zipfile(path):
+    with _naming(path, "the file"), open_regular(path, limit=_MOST_BYTES) as content:
+        if not zipfile.is_zipfile(content):
             raise MlbenchError(f"{path} is not an .npz file; write one with numpy.savez")
-        with zipfile.ZipFile(path) as file:
+        with zipfile.ZipFile(content) as file:
             return _read(path, file)
 
 
@@ -92,6 +96,7 @@ def _naming(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
+        raise_lack(error)
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         reason = reason.partition("\n")[0]
         raise MlbenchError(f"{path}: {what} cannot be read ({reason}); write it again") from error
@@ -150,6 +155,8 @@ def _array(
             raise ValueError(f"its header says {shape} {dtype}, which is not what follows")
         if info.file_size > info.compress_size * _MOST_PACKED.get(info.compress_type, 0):
             raise ValueError("it is not packed as numpy packs")
+        if info.file_size > max(_MOST_REPEATED, info.compress_size * _USUALLY_PACKED):
+            raise ValueError(f"it would unpack to {info.file_size:,} bytes")
         return _content(stream, shape[::-1] if fortran else shape, dtype, fortran)
 
 

@@ -1,6 +1,7 @@
 """The one error and the one warning that users see."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -19,9 +20,30 @@ class DataWarning(MlbenchWarning):
     """One about a data set; processes that another one has started leave it to that one."""
 
 
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e01ef]"
+)
+"""Letters and marks that show nothing, by which two names could look the same.
+
+Those of Unicode's Default_Ignorable_Code_Point that count as printable, and the blank of Braille.
+"""
+
+
 def printable(text: str) -> str:
-    """Return ``text`` as one line without control characters, which could steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    """Return ``text`` as one line of what can be seen.
+
+    Without control characters, which could steer a terminal, marks of direction, which could show
+    a name backwards, and characters of no width.
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return _UNSEEN.sub(" ", text)
+
+
+def printable_lines(text: str) -> str:
+    """Return ``text`` with each of its lines as ``printable`` makes it."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> MlbenchError:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlbench import npz
 from mlbench.arrays import Indices, Labels
 from mlbench.augment import FeatureSource, ImageSource, Source
 from mlbench.claims import built_once
@@ -22,6 +23,7 @@ from mlbench.embed import embed
 from mlbench.errors import MlbenchError
 from mlbench.images import BadImagesError, PixelCache, open_cache
 from mlbench.interfaces import Backbone, Dataset, ImageSet
+from mlbench.machine import raise_lack
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.paths import atomic_file, cache_dir
 from mlbench.provenance import Execution
@@ -286,8 +288,9 @@ def _check_backbone(backbone: Backbone, recipe: Recipe) -> None:
 def _load_features(path: Path, count: int) -> Tensor | None:
     """Read cached features ``(count, F)``; None if there are none, or the file is damaged."""
     try:
-        features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        features = npz.read_array(path)
+    except Exception as error:  # what a damaged file makes numpy raise has no common type
+        raise_lack(error)
         return None
     whole = features.ndim == 2 and len(features) == count and features.dtype == np.float32
     return torch.from_numpy(features) if whole else None

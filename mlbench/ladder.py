@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from mlbench.checking import build
 from mlbench.comparison import differences
 from mlbench.config import Plan
 from mlbench.errors import MlbenchError
+from mlbench.paths import atomic_file
 from mlbench.spec import LossSpec, Recipe
 from mlbench.statistics import Difference, Estimate, estimate, paired_difference
 from mlbench.store import query_scores
@@ -224,7 +226,10 @@ def waterfall(results: Sequence[RungResult], path: Path, title: str) -> None:
     axes.margins(x=0.12)
     axes.set_xlabel("R@1, percent")
     axes.set_title(title, fontsize=10, loc="left")
+    picture = io.BytesIO()
     try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
+        figure.savefig(picture, format=path.suffix[1:] or "png", dpi=150)
+    except ValueError as error:
         raise MlbenchError(f"cannot write the picture {path}: {error}") from error
+    with atomic_file(path) as file:
+        file.write(picture.getbuffer())

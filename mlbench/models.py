@@ -35,10 +35,12 @@ from mlbench.formats import upright
 from mlbench.images import decode, decoded, to_rgb
 from mlbench.interfaces import ImageSet
 from mlbench.laboratory import resolve_device
+from mlbench.machine import raise_lack
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.paths import atomic_file
 from mlbench.record import RunRecord
 from mlbench.registry import BACKBONES
+from mlbench.regular import is_regular
 from mlbench.spec import digest
 
 if TYPE_CHECKING:
@@ -76,11 +78,11 @@ def keep(
     """
     set_aside(path, record)
     model, vectors = (path.with_suffix(suffix) for suffix in SUFFIXES)
-    with atomic_file(vectors) as file:
+    with atomic_file(vectors, own_folder=True) as file:
         unit = F.normalize(embeddings[: len(lab.dataset.test)])
         np.save(file, unit.half().numpy(), allow_pickle=False)
     content = safetensors.torch.save(_kept_state(lab, record, trained), _metadata(record))
-    with atomic_file(model) as file:
+    with atomic_file(model, own_folder=True) as file:
         file.write(content)
 
 
@@ -124,10 +126,13 @@ def has_none(record: RunRecord) -> bool:
 
 def _kept_result(model: Path) -> str | None:
     """Read of which result a model is; None if there is no file or it is damaged."""
+    if not is_regular(model):  # safetensors would wait for a pipe
+        return None
     try:
         with safe_open(model, framework="pt") as file:
             return json.loads(file.metadata()["mlbench"])["result"]
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise_lack(error)
         return None
 
 

@@ -15,11 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+from mlbench.regular import open_regular
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_BUFFER = 1 << 15
+_MOST_BYTES, _MOST_UNPACKED = 1 << 40, 1 << 28
+"""Of a file, which bounds what is stored in it as it is; of one array that is compressed."""
+
 # PKWARE's APPNOTE.TXT 6.3.10, 4.3.7: signature, flags, method, CRC-32, sizes packed and unpacked,
 # lengths of the name and of what follows it; 4.5.3: unpacked and packed size of large files.
 _HEADER, _SIZES = struct.Struct("<4s2xHH4x3I2H"), struct.Struct("<4x2Q")
@@ -36,10 +40,10 @@ def read_members(path: Path, names: Sequence[str], *, check: bool = True) -> lis
         check: the CRC-32 of each; whoever has a digest of them can do without.
 
     Raises:
-        OSError: it cannot be read.
+        OSError, IrregularFileError: it cannot be read.
         ValueError, struct.error, zlib.error: it does not begin with these arrays, whole.
     """
-    with path.open("rb", buffering=_BUFFER) as file:
+    with open_regular(path, limit=_MOST_BYTES) as file:
         return [_member(file, f"{name}.npy".encode(), check) for name in names]
 
 
@@ -55,6 +59,8 @@ def _member(file: BinaryIO, name: bytes, check: bool) -> bytes:
         raise ValueError(f"{name.decode()} is cut off")
     content = file.read(packed)
     if method == _DEFLATED:
+        if size > _MOST_UNPACKED:
+            raise ValueError(f"{name.decode()} would unpack to {size:,} bytes")
         # No more than it says: a few bytes may unpack to a thousand times as many.
         packing = zlib.decompressobj(-zlib.MAX_WBITS)
         content = packing.decompress(content, size + 1)
@@ -65,8 +71,22 @@ def _member(file: BinaryIO, name: bytes, check: bool) -> bytes:
     return content
 
 
-def array(member: bytes) -> npt.NDArray[Any]:
-    """Return the array of a ``.npy``, which cannot be written to.
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """Return the array of a ``.npy`` file; no more memory is taken than the file is long.
+
+    Raises:
+        OSError, IrregularFileError: it cannot be read.
+        ValueError: it does not hold what its header says, or no numbers.
+    """
+    with open_regular(path, limit=_MOST_BYTES) as file:
+        content = bytearray(os.fstat(file.fileno()).st_size)
+        if file.readinto(content) != len(content):
+            raise ValueError("it is cut off")
+    return array(content)
+
+
+def array(member: bytes | bytearray) -> npt.NDArray[Any]:
+    """Return the array of a ``.npy``; one of bytes cannot be written to.
 
     Raises:
         ValueError: it is none of numbers, of the version that numpy writes for them.
@@ -74,7 +94,7 @@ def array(member: bytes) -> npt.NDArray[Any]:
     import numpy as np
 
     start = 10 + int.from_bytes(member[8:10], "little")
-    shape, order, dtype = _header(member[:start])
+    shape, order, dtype = _header(bytes(member[:start]))
     return np.frombuffer(member, dtype, offset=start).reshape(shape, order=order)
 
 

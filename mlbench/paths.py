@@ -6,17 +6,23 @@ import hashlib
 import os
 import platform
 import re
-import threading
+import secrets
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from mlbench.errors import MlbenchError
+from mlbench.machine import MachineError, system_error
 
 _STALE_SECONDS = 24 * 3600
-_OWNER = re.compile(r"\.(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9]+\.tmp$")
+_OWNER = re.compile(
+    r"^\..*\.(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]{1,20})-[0-9a-f]+\.tmp$", re.DOTALL
+)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_SHOWN_BYTES = 150
 
 
 def cache_dir(*parts: str) -> Path:
@@ -81,41 +87,82 @@ def check_path(path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, own_folder: bool = False) -> Iterator[BinaryIO]:
     """Write a file under a temporary name; it takes its own when the block ends well.
 
     The content reaches the disk before the name does, so that a power cut leaves no empty file.
+    The temporary name cannot be foreseen, and no link at it or at ``path`` is written through.
 
     Args:
         path: the file, replaced if it exists, untouched if the block raises; its folder is made.
+        own_folder: whether its folder is one that mlbench makes itself; a link there is refused.
 
     Raises:
         MlbenchError: the file cannot be written.
     """
-    owner = f"{_machine()}-{os.getpid()}-{threading.get_native_id()}"
-    temporary = path.with_name(f".{path.name}.{owner}.tmp")
+    temporary = f".{_shortened(path.name)}.{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale_once(path.parent)
-        try:
-            opened = temporary.open("wb")
-        except FileNotFoundError:  # another process has just removed the folder, as it was empty
-            path.parent.mkdir(parents=True, exist_ok=True)
-            opened = temporary.open("wb")
-        with opened as file:
+        with _created(path.parent, temporary, own_folder) as (folder, file):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise MlbenchError(
-            f"cannot write {path}: {error.strerror or error}; "
+            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            _sync(folder)
+    except (OSError, RuntimeError) as error:  # torch puts its own in front of the system's
+        cause = system_error(error)
+        if cause is None:
+            raise
+        raise MachineError(
+            f"cannot write {path}: {cause.strerror or cause}; "
             "make room there or choose another folder"
         ) from error
+
+
+@contextmanager
+def _created(folder: Path, name: str, own: bool) -> Iterator[tuple[int, BinaryIO]]:
+    """Make a folder, and in it a new file that is removed if it still has that name at the end.
+
+    The folder is held open: what becomes of its name in the meantime leads nowhere else.
+    """
+    try:
+        handle, file = _open_new(folder, name, own)
+    except FileNotFoundError:  # another process has just removed the folder, as it was empty
+        handle, file = _open_new(folder, name, own)
+    try:
+        with file:
+            yield handle, file
     finally:
         with suppress(OSError):
-            temporary.unlink()
+            os.unlink(name, dir_fd=handle)
+        os.close(handle)
+
+
+def _open_new(folder: Path, name: str, own: bool) -> tuple[int, BinaryIO]:
+    if own and folder.is_symlink():
+        raise LinkedFolderError(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_stale_once(folder)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | (os.O_NOFOLLOW if own else 0))
+    try:
+        return handle, os.fdopen(os.open(name, _NEW, 0o666, dir_fd=handle), "wb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+class LinkedFolderError(MlbenchError):
+    """A link lies where mlbench would make a folder of its own, and could lead anywhere."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder} is a link, and nothing is written through it; put a folder there, or give "
+            "another results folder"
+        )
+
+
+def _shortened(name: str) -> str:
+    """Return the start of a name that leaves room for what makes it a temporary one."""
+    return os.fsdecode(os.fsencode(name)[:_SHOWN_BYTES])
 
 
 @functools.cache
@@ -125,46 +172,58 @@ def _remove_stale_once(folder: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the temporary files in ``folder`` whose writers are dead or have been at it a day."""
-    for file in folder.glob(".*.tmp"):
-        try:
-            if _is_dead(file) or time.time() - file.stat().st_mtime > _STALE_SECONDS:
-                file.unlink()
-        except FileNotFoundError:  # another writer has just removed it
-            continue
+    """Remove the temporary files in ``folder`` whose writers are dead or have been at it a day.
+
+    What only looks like one, such as a folder of that name, is left alone.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            owner = _OWNER.search(entry.name)
+            if owner is not None:
+                with suppress(OSError):  # another writer has just removed it, or it is another's
+                    if entry.is_file(follow_symlinks=False) and _is_over(entry, owner):
+                        Path(entry.path).unlink()
 
 
-def _is_dead(temporary: Path) -> bool:
+def _is_over(entry: os.DirEntry[str], owner: re.Match[str]) -> bool:
+    age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+    return age > _STALE_SECONDS or _is_dead(owner)
+
+
+def _is_dead(owner: re.Match[str]) -> bool:
     """Tell whether the writer was a process of this machine that is no more."""
-    owner = _OWNER.search(temporary.name)
-    if owner is None or owner["machine"] != _machine():
+    if owner["machine"] != _machine():
         return False
     try:
         os.kill(int(owner["pid"]), 0)
     except ProcessLookupError:
         return True
-    except (OSError, OverflowError):  # alive, but another user's; or no process id at all
+    except (OSError, OverflowError, ValueError):  # another user's; or no process id at all
         return False
     return False
 
 
 @functools.cache
 def _machine() -> str:
-    """Name what process ids belong to: the host, and on Linux its container."""
+    """Name what process ids belong to: the host since it was started, and its container.
+
+    Names of hosts are not enough: machines made from one image share theirs.
+    """
+    parts = [platform.node()]
     with suppress(OSError):
-        return _short_digest(f"{platform.node()} {Path('/proc/self/ns/pid').stat().st_ino}")
-    return _short_digest(platform.node())
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    if len(parts) == 1:  # no such things here: the network card, or a number of this process alone
+        parts.append(str(uuid.getnode()))
+    return _short_digest(" ".join(parts))
 
 
 def _short_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut, where the file system can."""
+def _sync(folder: int) -> None:
+    """Make a rename in a folder survive a power cut, where the file system can."""
     with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        os.fsync(folder)

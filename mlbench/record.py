@@ -160,7 +160,7 @@ class RunRecord:
 def _read_checked(text: str, where: str) -> RunRecord:
     """Read a record, every key and value checked one by one, so that what is wrong is named."""
     try:
-        table = json.loads(text)
+        table = _strict_json(text)
     except (ValueError, RecursionError) as error:
         raise MlbenchError(f"{where}: not valid JSON ({error})") from error
     if not isinstance(table, dict) or "schema_version" not in table:
@@ -189,7 +189,7 @@ def _read_whole(text: str) -> RunRecord | None:
     """
     try:
         parts = msgspec.structs.asdict(_WHOLE.decode(text))
-        if parts.pop("checksum") != _checksum_as_written(text):
+        if not _is_as_written(text, parts.pop("checksum")):
             return None
         shared = {name: _read_shared(name, bytes(parts[name])) for name in _SHARED}
         return RunRecord(**(parts | shared))
@@ -197,13 +197,33 @@ def _read_whole(text: str) -> RunRecord | None:
         return None
 
 
-def _checksum_as_written(text: str) -> str:
-    return sha256(text.rpartition(_MARK)[0] + _END)
+def _is_as_written(text: str, checksum: str) -> bool:
+    """Tell whether the checksum is of all that stands before it, which holds each key once.
+
+    Nothing follows the checksum; keys stand at the start of lines, which no text in JSON begins.
+    """
+    content, _, end = text.rpartition(_MARK)
+    once = text.count(_KEY) == len(_PARTS)
+    return once and end == f'{checksum}"{_END}' and checksum == sha256(content + _END)
+
+
+def _strict_json(text: str) -> Any:
+    """Read JSON; ValueError for a key twice in one table, of which readers take either."""
+    return json.loads(text, object_pairs_hook=_table)
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice}' is there twice")
+    return table
 
 
 @functools.lru_cache(maxsize=1024)
 def _read_shared(name: str, text: bytes) -> Any:
-    return check_value(_HINTS[name], json.loads(text), "")
+    return check_value(_HINTS[name], _strict_json(text.decode()), "")
 
 
 _HINTS = get_type_hints(RunRecord, include_extras=True)
@@ -218,6 +238,7 @@ _WHOLE = msgspec.json.Decoder(
 )
 _END = "\n}\n"
 _MARK = ',\n "checksum": "'
+_KEY = '\n "'
 
 
 def dump(table: dict[str, Any]) -> str:

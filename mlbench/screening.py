@@ -19,6 +19,9 @@ from mlbench.errors import DataWarning, MlbenchError, first_few, printable
 from mlbench.images import CACHE_VERSION, find_bad
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.paths import atomic_file, cache_dir
+from mlbench.regular import read_regular
+
+_MOST_BYTES = 1 << 30
 
 Progress = Callable[[str, int, int], None]
 Bad = Mapping[str, Mapping[int, str]]
@@ -123,9 +126,9 @@ def _screen(dataset: Dataset, side: int, progress: Progress) -> Bad:
 def _known(path: Path, dataset: Dataset) -> dict[str, dict[int, str]] | None:
     """Read what was found before; None if there is nothing, or the file is damaged."""
     try:
-        table = json.loads(path.read_bytes())
+        table = json.loads(read_regular(path, limit=_MOST_BYTES))
         bad = {w: {int(i): str(text) for i, text in table[w].items()} for w in _sides(dataset)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MlbenchError):
         return None
     within = (i in range(len(images)) for w, images in _sides(dataset).items() for i in bad[w])
     return bad if all(within) else None

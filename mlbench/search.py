@@ -14,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mlbench import npz
 from mlbench.datasets.listing import list_images, warn_of_others
 from mlbench.download import file_sha256
 from mlbench.errors import MlbenchError, first_few
+from mlbench.machine import raise_lack
 from mlbench.models import SUFFIXES, Model, Progress, embed_images, image_set
 from mlbench.neighbors import nearest, unit_rows
 from mlbench.paths import atomic_file, expanded
+from mlbench.regular import is_regular
 
 State = Literal["same", "changed", "gone"]
 Stamps = npt.NDArray[np.int64]
@@ -186,11 +189,12 @@ def open_index(source: Path) -> Index:
             has now.
     """
     path = default_index(source) if source.suffix == ".json" else source
-    if not path.is_file():
+    if not is_regular(path):
         raise MlbenchError(f"no index '{path}'; make one with: mlbench index RUN FOLDER")
     try:
         index = _read_index(path)
-    except Exception as error:  # what foreign bytes make numpy and zipfile raise has no common type
+    except Exception as error:  # what foreign bytes make numpy and zlib raise has no common type
+        raise_lack(error)
         raise MlbenchError(
             f"{path}: damaged, or not an index; make it with mlbench index"
         ) from error
@@ -205,9 +209,9 @@ def open_index(source: Path) -> Index:
 
 
 def _read_index(path: Path) -> Index:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        about = json.loads(arrays["index"].item())
-        embeddings, paths, stamps = (arrays[name] for name in ("embeddings", "paths", "stamps"))
+    members = npz.read_members(path, ("embeddings", "paths", "stamps", "index"))
+    embeddings, paths, stamps, facts = map(npz.array, members)
+    about = json.loads(facts.item())
     count = len(paths)
     shapes = embeddings.shape[:1] + paths.shape + stamps.shape == (count, count, count, 2)
     kinds = (embeddings.dtype, paths.dtype.kind, stamps.dtype) == (np.float32, "U", np.int64)
@@ -218,7 +222,7 @@ def _read_index(path: Path) -> Index:
         raise ValueError("paths that leave the folder")
     # Beside the index itself, the run is named without "..", also where links lead to both.
     run = path.resolve().parent / about["run"]
-    return Index(run, about["model"], Path(about["root"]), names, embeddings, stamps)
+    return Index(run, about["model"], Path(about["root"]), names, embeddings.copy(), stamps)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 from mlbench import npz
 from mlbench.contrasts import mean_score
 from mlbench.errors import MlbenchError
+from mlbench.machine import MachineError, raise_lack
 from mlbench.paths import atomic_file, check_path
 from mlbench.record import PROTOCOL_VERSION, RunRecord
+from mlbench.regular import read_regular
 from mlbench.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from mlbench.metrics import QueryResults
 
 NEIGHBORS_KEPT = 10
+_RECORD_BYTES = 1 << 26
 
 # Of a data set's and a loss's name, so that with all that stands behind it, and before and behind
 # that while a file is being written, a name has at most 255 bytes.
@@ -61,9 +64,9 @@ def record_path(out: Path, spec: RunSpec) -> Path:
 def load(path: Path) -> RunRecord:
     """Read one record; MlbenchError names the file and what is wrong with it."""
     try:
-        with path.open("rb", buffering=0) as file:
-            text = file.read().decode()
+        text = read_regular(path, limit=_RECORD_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
+        raise_lack(error)
         raise MlbenchError(f"{path}: cannot be read ({error})") from error
     return RunRecord.from_json(text, str(path))
 
@@ -97,6 +100,8 @@ def find(out: Path, spec: RunSpec, fingerprint: str, loss_source: str) -> RunRec
     """
     try:
         record = load(record_path(out, spec))
+    except MachineError:  # the record may be sound: not to be made again
+        raise
     except MlbenchError:
         return None
     wanted = (spec, fingerprint, loss_source, PROTOCOL_VERSION)
@@ -112,6 +117,8 @@ def set_aside(path: Path) -> None:
     try:
         load(path)
         suffix = ".outdated"
+    except MachineError:
+        raise
     except MlbenchError:
         suffix = ".damaged"
     try:
@@ -136,9 +143,9 @@ def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
     if queries is not None:
         content, sha256 = _packed(queries)
         record = replace(record, queries_sha256=sha256)
-        with atomic_file(path.with_suffix(".npz")) as file:
+        with atomic_file(path.with_suffix(".npz"), own_folder=True) as file:
             file.write(content)
-    with atomic_file(path) as file:
+    with atomic_file(path, own_folder=True) as file:
         file.write(record.to_json().encode())
     return path
 
@@ -211,7 +218,8 @@ def read_scores(path: Path, sha256: str | None = None) -> QueryScores | None:
         hits = np.unpackbits(packed.T.copy(), axis=1, count=len(ap_at_r)).view(np.bool_)
         by_name = dict(zip((f"R@{k}" for k in ks.tolist()), hits, strict=True))
         means = _means({**by_name, "MAP@R": ap_at_r})
-    except Exception:  # what a damaged file makes numpy and zlib raise has no common type
+    except Exception as error:  # what a damaged file makes numpy and zlib raise has no common type
+        raise_lack(error)
         return None
     return QueryScores(by_name, ap_at_r, means)
 
@@ -258,9 +266,10 @@ def query_neighbors(path: Path, sha256: str | None = None) -> npt.NDArray[np.int
 
     scores = read_scores(path, sha256)
     try:
-        with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-            neighbors = arrays["neighbors"]
-    except Exception:  # as in read_scores
+        members = npz.read_members(path.with_suffix(".npz"), (*_SCORES, "neighbors"))
+        neighbors = npz.array(members[-1])
+    except Exception as error:  # as in read_scores
+        raise_lack(error)
         return None
     whole = neighbors.ndim == 2 and np.issubdtype(neighbors.dtype, np.integer)
     if scores is None or not whole or len(neighbors) != len(scores.ap_at_r):
@@ -323,13 +332,27 @@ def is_record(file: os.DirEntry[str]) -> bool:
 
 
 def _files(folder: str | os.PathLike[str], *endings: str) -> Iterator[os.DirEntry[str]]:
-    """Yield what lies under ``folder`` and ends so, in path order; folder links are passed over."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in sorted(entries, key=_name):
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files(entry.path, *endings)
-            elif entry.name.endswith(endings):
-                yield entry
+    """Yield what lies under ``folder`` and ends so, in path order; folder links are passed over.
+
+    Folders may lie in each other to any depth, of which no more than one is open at a time.
+    """
+    waiting = _entries(folder)
+    while waiting:
+        entry = waiting.pop()
+        if entry.is_dir(follow_symlinks=False):
+            waiting += _entries(entry.path)
+        elif entry.name.endswith(endings):
+            yield entry
+
+
+def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """Return what lies in a folder, the last first."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=_name, reverse=True)
+    except OSError as error:
+        raise_lack(error)
+        return []
 
 
 def _name(entry: os.DirEntry[str]) -> str:

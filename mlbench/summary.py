@@ -17,10 +17,12 @@ from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file, cache_dir
 from mlbench.provenance import source_digest
 from mlbench.registry import LOSSES
+from mlbench.regular import read_regular
 from mlbench.store import is_record, no_collection, read_records, record_files
 
 # A file changed twice within the clock's grain would look unchanged after the second time.
 _SETTLED_NS = 2_000_000_000
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _read(place: Path | None, source: str) -> tuple[_Part, ...]:
     if place is None:
         return ()
     try:
-        kept = msgspec.json.decode(place.read_bytes(), type=_Kept)
-    except (OSError, ValueError, MlbenchError):
+        kept = msgspec.json.decode(read_regular(place, limit=_MOST_BYTES), type=_Kept)
+    except (OSError, ValueError, RecursionError, MlbenchError):
         return ()
     return kept.parts if kept.source == source else ()

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from mlbench import terminal
 from mlbench.advice import advise
 from mlbench.comparison import Comparison, Row
-from mlbench.errors import printable
+from mlbench.errors import printable_lines
 from mlbench.escaping import escape_csv, escape_latex, escape_markdown
 from mlbench.reference import LOSS_OF, PublishedRow, published
 from mlbench.statistics import Difference, Estimate
@@ -204,7 +204,8 @@ def to_markdown(sheets: Sequence[Sheet]) -> str:
     for each in sheets:
         body = _styled(each, escape_markdown, lambda text: f"**{text}**")
         align = ["left" if n in each.texts else "right" for n in range(len(each.header))]
-        grid = tabulate(body, each.header, "github", colalign=align, disable_numparse=True)
+        header = [escape_markdown(name) for name in each.header]
+        grid = tabulate(body, header, "github", colalign=align, disable_numparse=True)
         notes = "\n".join(f"- {escape_markdown(note)}" for note in each.notes)
         parts.append(f"### {escape_markdown(each.title)}\n\n{grid}\n\n{notes}\n")
     return "\n".join(parts)
@@ -350,7 +351,7 @@ def render(comparisons: Sequence[Comparison], form: str, *, reference: bool = Fa
         text = DATA_FORMATS[form](comparisons)
     else:
         text = SHEET_FORMATS[form](sheets(comparisons, reference=reference))
-    return "\n".join(map(printable, text.split("\n")))
+    return printable_lines(text)
 
 
 def sheets(comparisons: Sequence[Comparison], *, reference: bool = False) -> list[Sheet]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -24,9 +25,11 @@ from mlbench.embed import embed
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.laboratory import Laboratory, Progress
+from mlbench.machine import raise_lack
 from mlbench.metrics import evaluate_queries, summarize
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
+from mlbench.regular import open_regular
 from mlbench.runner import Stopwatch, has_directions, train
 from mlbench.spec import LossSpec, Recipe, RunSpec, digest
 from mlbench.statistics import Estimate, estimate
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 DEFAULT_FOLDS = 2
+_MOST_BYTES = 1 << 30
 _SEED = 0
 
 
@@ -148,19 +152,24 @@ def _tune(
     store: RDBStorage,
     report: Report,
 ) -> Tuned:
-    study = _open_study(store, loss, space, lab)
+    with _naming(store):
+        study = _open_study(store, loss, space, lab)
+        stored = _trials(study, loss, space)
     budget = trials if space else 1
-    for number in range(len(_completed(study)), budget):
-        # A sampler's draws hang on its seed and what is complete: stopping changes no result.
-        study.sampler = _optuna().samplers.TPESampler(seed=number)
-        asked = study.ask(space)
+    for number in range(len(stored), budget):
+        with _naming(store):
+            # A sampler's draws hang on its seed and what is complete: stopping changes no result.
+            study.sampler = _optuna().samplers.TPESampler(seed=number)
+            asked = study.ask(space)
         trial = evaluate(with_params(loss, asked.params), lab)
-        asked.set_user_attr("diverged", trial.diverged)
-        asked.set_user_attr("images_seen", trial.images_seen)
-        study.tell(asked, trial.score)
+        with _naming(store):
+            asked.set_user_attr("diverged", trial.diverged)
+            asked.set_user_attr("images_seen", trial.images_seen)
+            study.tell(asked, trial.score)
         report(trial, number + 1, budget)
-    # Of a study that once had a larger budget only the first trials count.
-    return Tuned(tuple(_trial(loss, t) for t in _completed(study)[:budget]), tuple(space))
+    with _naming(store):
+        # Of a study that once had a larger budget only the first trials count.
+        return Tuned(tuple(_trials(study, loss, space)[:budget]), tuple(space))
 
 
 def evaluate(loss: LossSpec, lab: Laboratory) -> Trial:
@@ -243,6 +252,13 @@ def _optuna() -> Any:
     return optuna
 
 
+def _storage(path: Path) -> RDBStorage:
+    try:
+        return _optuna().storages.RDBStorage(f"sqlite:///{path}")
+    except Exception as error:  # what damage makes optuna, SQLAlchemy and json raise
+        raise _unusable(path, error) from error
+
+
 @contextmanager
 def _open_store(out: Path) -> Iterator[RDBStorage]:
     """Open (or make) the store of a results folder; a fault in it, also later, is a MlbenchError.
@@ -256,18 +272,42 @@ def _open_store(out: Path) -> Iterator[RDBStorage]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MlbenchError(f"cannot make the folder {out}: {error.strerror or error}") from error
+    _check_file(path)
     try:
-        store = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        store = _storage(path)
         try:
             yield store
         finally:
             store.remove_session()
             store.engine.dispose()
     except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        reason = str(error).partition("\n")[0]
-        raise MlbenchError(
-            f"{path}: no usable store of trials, or another process tunes there ({reason})"
-        ) from error
+        raise _unusable(path, error) from error
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is no file of a bounded size; SQLite would wait for a pipe."""
+    if os.path.lexists(path):
+        open_regular(path, limit=_MOST_BYTES).close()
+
+
+@contextmanager
+def _naming(store: RDBStorage) -> Iterator[None]:
+    """Name the store in whatever damage to it makes optuna, SQLAlchemy and json raise."""
+    try:
+        yield
+    except MlbenchError:
+        raise
+    except Exception as error:
+        raise _unusable(Path(store.engine.url.database or ""), error) from error
+
+
+def _unusable(path: Path, error: Exception) -> MlbenchError:
+    raise_lack(error)
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return MlbenchError(
+        f"{path}: no usable store of trials, or another process tunes there ({reason}); restore "
+        "or remove it"
+    )
 
 
 def _open_study(
@@ -293,15 +333,20 @@ def _open_study(
     return study
 
 
-def _completed(study: Study) -> list[FrozenTrial]:
-    return study.get_trials(states=(_optuna().trial.TrialState.COMPLETE,))
+def _trials(study: Study, loss: LossSpec, space: Mapping[str, BaseDistribution]) -> list[Trial]:
+    """Return the trials that are complete; ValueError for one that ``tune`` has not stored so."""
+    complete = study.get_trials(states=(_optuna().trial.TrialState.COMPLETE,))
+    return [_trial(loss, stored, space) for stored in complete]
 
 
-def _trial(loss: LossSpec, stored: FrozenTrial) -> Trial:
-    assert stored.value is not None
-    facts = stored.user_attrs
-    spec = with_params(loss, stored.params)
-    return Trial(spec, stored.value, facts["diverged"], facts["images_seen"])
+def _trial(loss: LossSpec, stored: FrozenTrial, space: Mapping[str, BaseDistribution]) -> Trial:
+    diverged, seen = (stored.user_attrs.get(name) for name in ("diverged", "images_seen"))
+    score = stored.value
+    if not isinstance(diverged, bool) or not isinstance(seen, int) or score is None:
+        raise ValueError(f"trial {stored.number} lacks something")
+    if not 0 <= score <= 1 or seen < 0 or stored.params.keys() != space.keys():
+        raise ValueError(f"trial {stored.number} is none that was made with these parameters")
+    return Trial(with_params(loss, stored.params), score, diverged, seen)
 
 
 def tuning_sheet(tuned: Sequence[Tuned], plan: Plan, records: Iterable[RunRecord]) -> Sheet:

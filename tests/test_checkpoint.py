@@ -387,7 +387,7 @@ class TestAtomicFile:
         names = {
             f".a.{machine}-{os.getppid()}-1.tmp",  # alive
             ".a.00000000-999999999-1.tmp",  # of another machine
-            f".a.{machine}-{2**70}-1.tmp",  # no process id
+            f".a.{machine}-{2**63}-1.tmp",  # no process id
             ".a.tmp",
         }
         for name in names:
@@ -400,19 +400,19 @@ class TestAtomicFile:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         done: list[tuple[str, object]] = []
-        replace, fsync = Path.replace, os.fsync
+        replace, fsync = os.replace, os.fsync
 
         def synced(handle: int) -> None:
             done.append(("sync", os.path.realpath(f"/proc/self/fd/{handle}")))
             fsync(handle)
 
-        def renamed(self: Path, target: Path) -> Path:
-            assert self.read_bytes() == b"new"
-            done.append(("rename", str(target)))
-            return replace(self, target)
+        def renamed(old: str, new: str, **folders: int) -> None:
+            assert (tmp_path / old).read_bytes() == b"new"
+            done.append(("rename", new))
+            replace(old, new, **folders)
 
         monkeypatch.setattr(os, "fsync", synced)
-        monkeypatch.setattr(Path, "replace", renamed)
+        monkeypatch.setattr(os, "replace", renamed)
         with atomic_file(tmp_path / "a") as file:
             file.write(b"new")
         kinds = [kind for kind, _ in done]

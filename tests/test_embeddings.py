@@ -154,7 +154,7 @@ def test_bad_ks(file: Path, ks: str) -> None:
 def test_what_is_no_npz(tmp_path: Path) -> None:
     run = CliRunner()
     refused(run.invoke(main, ["eval", str(tmp_path / "none.npz")]), "no file")
-    refused(run.invoke(main, ["eval", str(tmp_path)]), "no file")
+    refused(run.invoke(main, ["eval", str(tmp_path)]), "a folder, not a regular file")
     plain = tmp_path / "x.npy"
     np.save(plain, ROWS)
     refused(run.invoke(main, ["eval", str(plain)]), "not an .npz file; write one with numpy.savez")

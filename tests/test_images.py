@@ -352,13 +352,14 @@ class TestAtomicFile:
             raise error
 
     def test_what_dead_builders_left_goes_after_a_day(self, tmp_path):
-        for name, hours in ((".dead.1-1.tmp", 25), (".alive.2-2.tmp", 1)):
+        dead, alive, other = ".a.0123abcd-1-1.tmp", ".a.0123abcd-2-2.tmp", ".notes.tmp"
+        for name, hours in ((dead, 25), (alive, 1), (other, 25)):
             (tmp_path / name).touch()
             then = time.time() - hours * 3600
             os.utime(tmp_path / name, (then, then))
         with atomic_file(tmp_path / "a"):
             pass
-        assert {path.name for path in tmp_path.iterdir()} == {"a", ".alive.2-2.tmp"}
+        assert {path.name for path in tmp_path.iterdir()} == {"a", alive, other}
 
 
 def test_first_few():

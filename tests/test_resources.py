@@ -222,7 +222,7 @@ def test_clock_set_back(
 
 
 def test_files_from_the_future_are_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / ".a.writer.tmp"
+    path = tmp_path / ".a.0123abcd-1-1.tmp"
     path.touch()
     later = time.time() + 10 * 24 * 3600
     os.utime(path, (later, later))

@@ -52,6 +52,8 @@ HOSTILE = (
     "* \\write18{rm}",
     "[bold red]rich[/]",
     "\udcff not unicode",
+    "~~gone~~ @everyone me@example.org $x$ &lt; www.example.org http://x # !",
+    "a\rb\u200bc\u2066d\u3164\ufe0f",
 )
 
 
@@ -203,7 +205,8 @@ def check_markdown(text: str) -> None:
     bars = {len(re.sub(r"\\.", "", row).split("|")) for row in rows}
     assert len(bars) == 1
     plain = re.sub(r"\\.|\*\*", "", "".join(row for row in rows if not row.startswith("|--")))
-    assert not set(plain) & set("<>[]`*_")
+    assert not set(plain) & set("<>[]`*_~$&#!\r\u202e\u200b")
+    assert not re.search(r"(?<![A-Za-z0-9])@|@[\w-]+\.\w|://|www\.", plain)
 
 
 CHECKS = {"html": check_html, "csv": check_csv, "latex": check_latex, "markdown": check_markdown}
@@ -244,7 +247,12 @@ def test_escapes() -> None:
     assert escape_csv("＝1") == "'＝1"
     assert escape_latex("[1] a_b") == r"{}[1] a\_b"
     assert escape_latex("a [1]") == "a [1]"
+    assert escape_csv("\u200b=1") == "' =1"
     assert escape_markdown("a|b\n<c>") == r"a\|b \<c\>"
+    assert escape_markdown("~~a~~\r&lt; $x$ @me R@1") == r"\~\~a\~\~ \&lt; \$x\$ \@me R@1"
+    assert escape_markdown("1. a") == r"1\. a"
+    assert escape_markdown("- a") == r"\- a"
+    assert escape_markdown("-0.5") == "-0.5"
     assert printable("a\x1b[1m\u202e\n\x9bé") == "a [1m   é"
 
 

@@ -1,4 +1,6 @@
+import sqlite3
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -340,3 +342,43 @@ def test_bad_data_are_named_before_there_is_a_store(tmp_path: Path) -> None:
     with pytest.raises(MlbenchError, match="is not a folder"):
         run_tune(plan, 1, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "delete from trial_user_attributes",
+        "update trial_user_attributes set value_json = '\"x\"'",
+        "update trial_user_attributes set value_json = '{'",
+        "update trial_values set value = 7",
+        "delete from trial_values",
+        "update trials set state = 'COMPLET'",
+        "delete from trial_params",
+        "update trial_params set distribution_json = '{}'",
+        "update study_directions set direction = 'UP'",
+    ],
+)
+def test_a_damaged_store_is_one_line(many: Path, tmp_path: Path, damage: str) -> None:
+    plan = plan_of(many, "npairs")
+    run_tune(plan, 1, tmp_path)
+    base = sqlite3.connect(tmp_path / "tune.sqlite3")
+    with base:
+        base.execute(damage)
+    base.close()
+    with pytest.raises(MlbenchError, match=r"tune\.sqlite3: no usable store of trials") as error:
+        run_tune(plan, 1, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_store_with_flipped_bytes_is_one_line_or_right(
+    many: Path, tmp_path: Path, seed: int
+) -> None:
+    plan, path = plan_of(many, "npairs"), tmp_path / "tune.sqlite3"
+    run_tune(plan, 1, tmp_path)
+    content = bytearray(path.read_bytes())
+    for position in np.random.default_rng(seed).integers(len(content), size=200):
+        content[position] ^= 0x55
+    path.write_bytes(content)
+    with suppress(MlbenchError):
+        run_tune(plan, 1, tmp_path)

@@ -26,6 +26,8 @@ class Page:
         shifted: by how many bytes a part starts too early.
         delay: seconds before anything is answered.
         lengths: whether the length is told.
+        raw: all that is sent, headers included, again and again if it is dripped.
+        drip: seconds after each byte (of ``raw``: each time).
     """
 
     body: bytes = b""
@@ -37,6 +39,8 @@ class Page:
     shifted: int = 0
     delay: float = 0.0
     lengths: bool = True
+    raw: bytes = b""
+    drip: float = 0.0
 
 
 class Server(ThreadingHTTPServer):
@@ -72,7 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers["Range"]
         server.requested.append((self.path, wanted))
         time.sleep(page.delay)
-        if page.location or page.status != 200:
+        if page.raw:
+            self.close_connection = True
+            self._drip([page.raw] * (1000 if page.drip else 1), page.drip)
+        elif page.location or page.status != 200:
             self._only(page)
         else:
             self._body(page, int(wanted[6:-1]) if wanted and page.ranges else 0)
@@ -98,7 +105,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if page.drops:
             part, page.drops = part[: page.drops[0]], page.drops[1:]
-        self.wfile.write(part)
+        if page.drip:
+            self._drip([part[i : i + 1] for i in range(len(part))], page.drip)
+        else:
+            self.wfile.write(part)
+
+    def _drip(self, parts: list[bytes], seconds: float) -> None:
+        for part in parts:
+            self.wfile.write(part)
+            time.sleep(seconds)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
         pass

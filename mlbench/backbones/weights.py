@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors.torch
 import torch
@@ -14,10 +16,12 @@ from mlbench.claims import built_once
 from mlbench.download import fetch, file_sha256
 from mlbench.errors import MlbenchError
 from mlbench.paths import cache_dir
+from mlbench.regular import is_regular, open_regular
 
 State = dict[str, Tensor]
 
 _SHOWN = 3
+_MOST_BYTES = 1 << 40
 
 
 def load_weights(
@@ -66,20 +70,33 @@ def read_state(path: Path) -> State:
         MlbenchError: the file is missing or cannot be read, or holds anything but names and
             tensors.
     """
-    if not path.is_file():
+    if not is_regular(path):
         raise MlbenchError(f"weights file {path} does not exist; check backbone.weights")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # about the pickles that it then refuses
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path, limit=_MOST_BYTES) as file:
+            state = _read_pickled(file)
     except OSError as error:
         raise MlbenchError(f"cannot read {path}: {error.strerror or error}") from error
+    except MlbenchError:
+        raise
     except Exception as error:  # the readers promise no particular exceptions for foreign bytes
         raise _unreadable(path) from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise _unreadable(path)
     return dict(state)
+
+
+def _read_pickled(file: BinaryIO) -> object:
+    """Read what ``torch.save`` wrote: names and tensors, of no more bytes than the file has."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise ValueError("it is compressed, as torch writes none")
+    file.seek(0)
+    with warnings.catch_warnings(action="ignore"):  # about the pickles that it then refuses
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def published(url: str, sha256: str) -> Path:

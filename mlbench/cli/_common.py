@@ -18,6 +18,7 @@ from mlbench.cli._executor import EXECUTOR_OPTIONS, gathering_executor
 from mlbench.cli._streams import drop_output, plain_streams, shows_styles, write
 from mlbench.errors import MlbenchError, printable
 from mlbench.interrupts import exit_code, install
+from mlbench.machine import lack
 
 if TYPE_CHECKING:
     from mlbench.cells import Outcome
@@ -40,11 +41,11 @@ class Group(click.Group):
         with plain_streams():
             try:
                 return super().main(*args, **kwargs)
-            except OSError as error:  # such as a full disk below standard output
-                if error.filename is None:
-                    drop_output()
-                where = error.filename or "input or output failed"
-                click.echo(printable(f"Error: {where}: {error.strerror or error}"), err=True)
+            except (OSError, RuntimeError) as error:  # such as a full disk below standard output
+                problem = _system_problem(error)
+                if problem is None:
+                    raise
+                click.echo(printable(f"Error: {problem}"), err=True)
                 sys.exit(UserError.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -57,6 +58,17 @@ class Group(click.Group):
         except KeyboardInterrupt as stop:
             click.echo("Stopped.", err=True)
             sys.exit(exit_code(stop))
+
+
+def _system_problem(error: OSError | RuntimeError) -> str | None:
+    """Say in one line what the system refused; None if an error is not of the system."""
+    if isinstance(error, OSError) and error.filename is None:
+        drop_output()
+        return f"input or output failed: {error.strerror or error}"
+    lacking = lack(error)
+    if lacking is not None or not isinstance(error, OSError):
+        return lacking and str(lacking)
+    return f"{error.filename}: {error.strerror or error}"
 
 
 def losses_option(purpose: str) -> Callable[[Command], Command]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlbench.datasets.files import file_dataset, image_files
-from mlbench.datasets.lists import MEND, check_files, is_number, line_error
+from mlbench.datasets.lists import LIST_BYTES, MEND, check_files, is_number, line_error
 from mlbench.datasets.places import find
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset, ImageSet
+from mlbench.regular import read_regular
 
 FOLDER = "CUB_200_2011"
 MARKERS = ("images.txt",)
@@ -59,7 +60,7 @@ def _find(root: Path | None) -> Path:
 def _table(path: Path) -> dict[int, str]:
     """Read lines of ``NUMBER VALUE``."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_regular(path, limit=LIST_BYTES).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise MlbenchError(f"cannot read {path}: {error}; {MEND}") from error
     table: dict[int, str] = {}

@@ -14,6 +14,7 @@ from mlbench.datasets.sources import Source, SourceFile
 from mlbench.download import fetch_published, file_sha256
 from mlbench.errors import MlbenchError
 from mlbench.paths import atomic_file
+from mlbench.regular import open_regular
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]
@@ -126,5 +127,5 @@ def _install(
             lambda done, total: progress(f"unpacking {file.name}", done, total),
         )
         return
-    with path.open("rb") as content, atomic_file(target) as copy:
+    with open_regular(path, limit=source.limits.bytes) as content, atomic_file(target) as copy:
         shutil.copyfileobj(content, copy)

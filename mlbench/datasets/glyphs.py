@@ -15,6 +15,7 @@ import PIL
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
+from mlbench import npz
 from mlbench.arrays import ImageArray
 from mlbench.datasets.files import fingerprint
 from mlbench.errors import MlbenchError
@@ -221,8 +222,7 @@ def _cached_pixels(plan: Sequence[_Glyph], fonts: dict[str, Path]) -> Pixels:
 
 def _read_cache(path: Path) -> Pixels | None:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["pixels"]
+        return npz.array(npz.read_members(path, ("pixels",))[0])
     except Exception:  # whatever a damaged archive raises, its pixels can be drawn again
         return None
 

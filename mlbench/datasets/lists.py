@@ -9,8 +9,11 @@ from pathlib import Path, PurePosixPath
 from mlbench.datasets.files import image_files
 from mlbench.errors import MlbenchError, first_few
 from mlbench.interfaces import ImageSet
+from mlbench.regular import read_regular
 
 MEND = "unpack the archive again"
+LIST_BYTES = 1 << 28
+"""That a list of a data set may have."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def rows(path: Path, header: Sequence[str], above: int = 0) -> Iterator[tuple[in
         MlbenchError: it cannot be read, has another header, or a line of another number of words.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_regular(path, limit=LIST_BYTES).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise MlbenchError(f"cannot read {path}: {error}; {MEND}") from error
     if [line.split() for line in lines[above : above + 1]] != [list(header)]:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mlbench import npz
 from mlbench.arrays import Indices
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset
+from mlbench.machine import raise_lack
 from mlbench.record import RunRecord
 from mlbench.registry import DATASETS
 from mlbench.screening import without_bad_images
@@ -98,9 +100,10 @@ def embeddings_of(path: Path, count: int) -> npt.NDArray[np.float32] | None:
         None if there is no such file, or it is damaged or of other images.
     """
     try:
-        found = np.load(path.with_suffix(".embeddings.npy"), allow_pickle=False)
+        found = npz.read_array(path.with_suffix(".embeddings.npy"))
         embeddings = np.asarray(found, dtype=np.float32)
-    except (OSError, ValueError, EOFError, TypeError):
+    except Exception as error:  # what a damaged file makes numpy raise has no common type
+        raise_lack(error)
         return None
     whole = embeddings.ndim == 2 and len(embeddings) == count and np.isfinite(embeddings).all()
     return embeddings if whole else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from markupsafe import Markup
 
+from mlbench.errors import printable, printable_lines
 from mlbench.report.style import COLOURS
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _saved(figure: Figure) -> str:
 
 def inline(text: str, name: str, title: str, description: str) -> Markup:
     """Make an SVG file of matplotlib part of a page: accessible, themed, its ids unique."""
-    body = text[text.index("<svg") :]
+    body = printable_lines(text[text.index("<svg") :])
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r"\bid=\"", f'id="{name}-', body)
@@ -132,7 +133,8 @@ def inline(text: str, name: str, title: str, description: str) -> Markup:
     body = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", _opening(name), body, count=1)
     words = Markup('<title id="{0}-t">{1}</title><desc id="{0}-d">{2}</desc>')
     head, end = body.split(">", 1)
-    return Markup(f"{head}>{words.format(name, title, description)}{end}")
+    told = words.format(name, printable(title), printable(description))
+    return Markup(f"{head}>{told}{end}")
 
 
 _FIGURE = re.compile(
@@ -187,6 +189,6 @@ def shortened(label: str, length: int = 26) -> str:
 
     The middle goes first, as labels differ in their parameters' values at the end.
     """
-    text = "".join(c if c.isprintable() else " " for c in label)
+    text = printable(label)
     start = length // 3
     return text if len(text) <= length else f"{text[:start]}…{text[start + 1 - length :]}"

@@ -7,6 +7,10 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from mlbench.escaping import visible
 
 
 def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
@@ -19,12 +23,22 @@ def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mlbench.report", "."),
         autoescape=True,
+        finalize=visible_text,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= filters
+    environment.filters |= {"tojson": _json, **filters}
     return environment.get_template(name)
+
+
+def visible_text(value: Any) -> Any:
+    """Return what an expression of a template gives, so that all of it can be seen."""
+    return visible(value) if isinstance(value, str) else value
+
+
+def _json(value: Any) -> Markup:
+    return htmlsafe_json_dumps(visible(value))
 
 
 def resource(name: str) -> str:
