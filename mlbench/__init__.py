@@ -3,7 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mlbench.process import set_up
+
 __version__ = "0.1.0"
+
+# Here, as whatever may load torch imports this first.
+set_up()
 
 if TYPE_CHECKING:
     from mlbench.api import (
