@@ -1,6 +1,6 @@
 """Run a network over a whole image set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from mlbench.augment import Source
 Progress = Callable[[int, int], None]
 
 
-@torch.inference_mode()
 def embed(
     network: nn.Module, source: Source, *, batch_size: int = 64, progress: Progress | None = None
 ) -> Tensor:
@@ -26,12 +25,29 @@ def embed(
     Returns:
         float32 ``(N, D)`` on the CPU.
     """
+    outputs = list(embed_batches(network, source, batch_size=batch_size, progress=progress))
+    # Fetched at the end: fetching each batch would make a GPU wait for the next one.
+    return torch.cat([output.cpu() for output in outputs])
+
+
+def embed_batches(
+    network: nn.Module,
+    source: Source,
+    *,
+    start: int = 0,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> Iterator[Tensor]:
+    """Yield what ``embed`` returns from image ``start`` on, batch after batch, on its device.
+
+    The batches, and so the rounding, are those of a pass from the first image on where ``start`` is
+    the end of one.
+    """
     network.eval()
-    outputs = []
-    for start in range(0, len(source), batch_size):
-        indices = np.arange(start, min(start + batch_size, len(source)))
-        # Fetched at the end: fetching each batch would make a GPU wait for the next one.
-        outputs.append(network(source.test_batch(indices)).float())
+    for first in range(start, len(source), batch_size):
+        indices = np.arange(first, min(first + batch_size, len(source)))
+        with torch.inference_mode():
+            output = network(source.test_batch(indices)).float().detach()
+        yield output
         if progress is not None:
             progress(int(indices[-1]) + 1, len(source))
-    return torch.cat([output.cpu() for output in outputs])

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench import npz
 from mlbench.arrays import Indices, Labels
 from mlbench.augment import FeatureSource, ImageSource, Source
-from mlbench.claims import built_once
 from mlbench.compilation import execution
 from mlbench.config import Files
 from mlbench.crops import Crops, open_crops
-from mlbench.embed import embed
+from mlbench.embed import embed_batches
 from mlbench.errors import MlbenchError
+from mlbench.features import cached_features
 from mlbench.images import BadImagesError, PixelCache, open_cache
 from mlbench.interfaces import Backbone, Dataset, ImageSet
-from mlbench.machine import raise_lack
 from mlbench.model import Embedder, Trunk, build_head
-from mlbench.paths import atomic_file, cache_dir
+from mlbench.paths import cache_dir
 from mlbench.provenance import Execution
 from mlbench.registry import BACKBONES, DATASETS, PROGRAM
 from mlbench.screening import check_dataset, list_bad, without_bad_images
@@ -211,7 +208,7 @@ class Laboratory:
         source = BACKBONES.get(self.recipe.backbone.name).source
         # The code of a program's own backbone may change from one call to the next.
         if self.weights_id == "none" or source == PROGRAM:
-            return self._compute_features(side, seed)
+            return torch.cat([*self._feature_batches(side, seed)]).cpu()
         inputs = asdict(self.recipe.input)
         used = [inputs[k] for k in ("size", "test_resize", "normalization", "channels")]
         backbone = [self.recipe.backbone.name, self.weights_id, str(self.device), torch.__version__]
@@ -219,25 +216,17 @@ class Laboratory:
         rest = [source] * (source != "built-in") + ["tf32"] * tf32
         key = digest([_FEATURES_VERSION, self.dataset.fingerprint, side, *used, *backbone, *rest])
         path = cache_dir("features") / f"{key}.npy"
-        count = len(self.images(side))
-        kept = _load_features(path, count)
-        if kept is not None:
-            return kept
-        with built_once(path, self._waiting(f"features of the {side} images")):
-            kept = _load_features(path, count)
-            if kept is not None:
-                return kept
-            features = self._compute_features(side, seed)
-            with atomic_file(path) as file:
-                np.save(file, features.numpy(), allow_pickle=False)
-            return features
+        waiting = self._waiting(f"features of the {side} images")
+        batches = functools.partial(self._feature_batches, side, seed)
+        return cached_features(path, len(self.images(side)), batches, waiting)
 
     def _waiting(self, phase: str) -> Callable[[], None]:
         return functools.partial(self.progress, f"waiting for another process: {phase}", 0, 0)
 
-    def _compute_features(self, side: Side, seed: int) -> Tensor:
+    def _feature_batches(self, side: Side, seed: int, start: int = 0) -> Iterator[Tensor]:
         report = functools.partial(self.progress, f"features of the {side} images")
-        return embed(self.trunk(seed)[0], self._image_source(side), progress=report)
+        trunk, source = self.trunk(seed)[0], self._image_source(side)
+        return embed_batches(trunk, source, start=start, progress=report)
 
     def _image_source(self, side: Side, *, augmented: bool = False) -> ImageSource:
         resize = self.recipe.input.train_resize if augmented else self.recipe.input.test_resize
@@ -283,14 +272,3 @@ def _check_backbone(backbone: Backbone, recipe: Recipe) -> None:
             f"{name} gives features of shape {tuple(features.shape)} for 2 images and declares "
             f"{backbone.features}; mend its factory"
         )
-
-
-def _load_features(path: Path, count: int) -> Tensor | None:
-    """Read cached features ``(count, F)``; None if there are none, or the file is damaged."""
-    try:
-        features = npz.read_array(path)
-    except Exception as error:  # what a damaged file makes numpy raise has no common type
-        raise_lack(error)
-        return None
-    whole = features.ndim == 2 and len(features) == count and features.dtype == np.float32
-    return torch.from_numpy(features) if whole else None

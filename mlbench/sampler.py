@@ -1,5 +1,6 @@
 """Which images form a batch."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,19 +32,30 @@ def epoch_batches(
         images_per_class: None for a plain shuffle; otherwise each batch holds that many images of
             each of its classes (the last class of a batch may have fewer). Classes and the images
             of a class come in shuffled cycles, so none returns before all others have had a turn;
-            where a class has fewer, the images that did not fit count as having had theirs.
+            where a class has fewer, the images that did not fit count as having had theirs. No
+            image is twice in a batch that lacks another of its class.
         rng: source of the order.
     """
     if images_per_class is None:
         order = rng.permutation(len(labels))[: sum(sizes)]
         yield from np.split(order, np.cumsum(sizes)[:-1])
         return
-    members = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
-    images = [_Cycle(m, rng) for m in members if len(m)]
+    images = [_Cycle(members, rng) for members in _members(labels)]
     classes = _Cycle(np.arange(len(images)), rng)
     for size in sizes:
-        groups = classes.take(-(-size // images_per_class))
-        yield np.concatenate([images[c].take(images_per_class) for c in groups])[:size]
+        groups = classes.take(-(-size // images_per_class)).tolist()
+        # At once for each class: a batch of more groups than classes has several of one.
+        times = Counter(groups)
+        taken = {
+            c: iter(images[c].take(n * images_per_class).reshape(n, -1)) for c, n in times.items()
+        }
+        yield np.concatenate([next(taken[c]) for c in groups])[:size]
+
+
+def _members(labels: Labels) -> list[Indices]:
+    """Return the images of each class that has any, in order."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
 class _Cycle:
@@ -51,12 +63,14 @@ class _Cycle:
 
     def __init__(self, values: Indices, rng: np.random.Generator) -> None:
         self._values, self._rng = values, rng
-        self._queue = rng.permutation(values)
+        self._queue = rng.permutation(len(values))  # of positions in values
 
     def take(self, count: int) -> Indices:
         while len(self._queue) < count:
-            fresh = self._rng.permutation(self._values)
-            held = np.isin(fresh, self._queue[-len(self._values) :])
-            self._queue = np.concatenate([self._queue, fresh[~held], fresh[held]])
+            fresh = self._rng.permutation(len(self._values))
+            # Those that wait for their turn come last; where all do, those that wait for several.
+            waiting = np.bincount(self._queue, minlength=len(fresh))
+            fresh = fresh[np.argsort(waiting[fresh], kind="stable")]
+            self._queue = np.concatenate([self._queue, fresh])
         taken, self._queue = self._queue[:count], self._queue[count:]
-        return taken
+        return self._values[taken]

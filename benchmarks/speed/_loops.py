@@ -41,6 +41,7 @@ class Case:
         steps: of one turn.
         device: to train on.
         precision: of all loops but the plain one, which is fp32.
+        threads: of torch.
     """
 
     backbone: str
@@ -49,6 +50,7 @@ class Case:
     steps: int
     device: torch.device
     precision: str = "fp32"
+    threads: int = 1
 
     @property
     def images(self) -> int:

@@ -3,7 +3,9 @@
     python benchmarks/speed/training.py [--networks A,B] [--batch 32] [--compile] [--quick]
     python benchmarks/speed/training.py --profile efficientnet_lite0
 
-Loops take turns in one process. Times are those of one step. The limit is the least of the
+Loops take turns, each in a process of its own. That of the plain loop is one that mlbench does not
+set up, as where nobody uses it; another row shows what those settings alone give it. Times are
+those of one step; CPU time includes that of the plain loop's workers. The limit is the least of the
 network's own times (both passes and the optimiser over one batch), in either memory layout,
 compiled as well with --compile. On a GPU, --precision changes all but the plain loop.
 """
@@ -11,52 +13,80 @@ compiled as well with --compile. On a GPU, --precision changes all but the plain
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from _loops import Case, Loop, flops, limit, ours, plain
-from _measure import Seconds, Spread, arguments, finish, ratio, show, take_turns
+from _measure import Spread, arguments, finish, ratio, show
 from _photos import image_set, photos, pixels
+from _processes import Figures, Process, take_turns
 from torch.profiler import ProfilerActivity, profile
 
 from mlbench.compilation import set_precision
 from mlbench.laboratory import resolve_device
 
-SIZES = {"efficientnet_lite0": 128, "resnet18": 128, "googlenet": 224, "resnet50": 224}
+SIZES = {
+    "efficientnet_lite0": 128,
+    "resnet18": 128,
+    "googlenet": 224,
+    "convnet": 32,
+    "resnet50": 224,
+}
 OURS, COMPILED, PLAIN = "mlbench", "mlbench, compiled", "plain loop"
+LEFT_ALONE = "mlbench, process left alone"
+PLAIN_SET = "plain loop, mlbench's process settings"
+HEADER = ("loop", "ms a step", "times as fast as plain", "CPU ms a step", "times less CPU")
+HEADER += ("share of the limit", "GFLOP/s", "peak MB")
 LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 def measure(case: Case, paths: list[Path], *, compiled: bool, rounds: int) -> dict[str, Any]:
     """Time all loops of a case in turns and return its figures."""
-    with pixels(image_set(paths, 1), case.cached_side) as cache:
-        steps, drain = plain(case, paths)
-        loops = {PLAIN: steps, OURS: ours(case, cache, compiled=False)}
-        if compiled:
-            loops[COMPILED] = ours(case, cache, compiled=True)
-        loops |= limits(case, compiled=compiled)
-
-        def before(name: str) -> None:
-            # While other loops have their turns, workers fill their store. A GPU would use it up
-            # faster than they fill it; on a CPU they fill one place a step, in a turn as well.
-            if name == PLAIN and case.device.type == "cuda":
-                drain()
-
-        waiting = {name: waited(loop, case.device) for name, loop in loops.items()}
-        seconds = take_turns(waiting, rounds, warmup=2, before=before)
-    return report(case, seconds)
-
-
-def limits(case: Case, *, compiled: bool) -> dict[str, Loop]:
-    """Return the network alone, in each way."""
-    found = {
-        f"network alone, {name}": limit(case, layout, compiled=False)
-        for name, layout in LAYOUTS.items()
+    builds: dict[str, Process] = {
+        PLAIN: Process(partial(build_plain, case, paths), settings=False),
+        PLAIN_SET: Process(partial(build_plain, case, paths)),
+        LEFT_ALONE: Process(partial(build_ours, case, paths), settings=False),
+        OURS: Process(partial(build_ours, case, paths)),
     }
     if compiled:
-        found["network alone, compiled"] = limit(case, torch.channels_last, compiled=True)
-    return found
+        builds[COMPILED] = Process(partial(build_ours, case, paths, compiled=True))
+    for name in LAYOUTS:
+        builds[f"network alone, {name}"] = Process(partial(build_limit, case, name))
+    if compiled:
+        build = partial(build_limit, case, "channels-last", compiled=True)
+        builds["network alone, compiled"] = Process(build)
+    return report(case, take_turns(builds, rounds, warmup=2))
+
+
+def build_plain(case: Case, paths: list[Path]) -> tuple[Loop, Loop]:
+    """Return the plain loop, and what uses up the batches that its workers have in store."""
+    set_process(case)
+    steps, drain = plain(case, paths)
+    # While other loops have their turns, workers fill their store. A GPU would use it up faster
+    # than they fill it; on a CPU they fill one place a step, in a turn as well.
+    return waited(steps, case.device), drain if case.device.type == "cuda" else lambda: None
+
+
+def build_ours(case: Case, paths: list[Path], *, compiled: bool = False) -> tuple[Loop, Loop]:
+    """Return mlbench's loop; nothing comes before its turns."""
+    set_process(case)
+    with pixels(image_set(paths, 1), case.cached_side) as cache:
+        return waited(ours(case, cache, compiled=compiled), case.device), lambda: None
+
+
+def build_limit(case: Case, layout: str, *, compiled: bool = False) -> tuple[Loop, Loop]:
+    """Return the network alone; nothing comes before its turns."""
+    set_process(case)
+    loop = limit(case, LAYOUTS[layout], compiled=compiled)
+    return waited(loop, case.device), lambda: None
+
+
+def set_process(case: Case) -> None:
+    """Set torch's threads and precision, as every process of a case has them."""
+    torch.set_num_threads(case.threads)
+    set_precision(case.precision)
 
 
 def waited(loop: Loop, device: torch.device) -> Loop:
@@ -71,38 +101,47 @@ def waited(loop: Loop, device: torch.device) -> Loop:
     return run
 
 
-def report(case: Case, seconds: Seconds) -> dict[str, Any]:
+def report(case: Case, figures: Figures) -> dict[str, Any]:
     """Print a case's table and return its figures."""
-    alone = [name for name in seconds if name.startswith("network alone")]
-    best = min(alone, key=lambda name: Spread.of(seconds[name]).median)
+    wall, cpu = figures.wall, figures.cpu
+    alone = [name for name in wall if name.startswith("network alone")]
+    best = min(alone, key=lambda name: Spread.of(wall[name]).median)
     operations = flops(case)
-    milliseconds = {n: Spread.of(v).scaled(1e3 / case.steps) for n, v in seconds.items()}
-    faster = {name: ratio(seconds, PLAIN, name) for name in seconds}
-    reached = {name: ratio(seconds, best, name) for name in seconds}
+    milliseconds = {n: Spread.of(v).scaled(1e3 / case.steps) for n, v in wall.items()}
+    cpu_milliseconds = {n: Spread.of(v).scaled(1e3 / case.steps) for n, v in cpu.items()}
+    faster = {name: ratio(wall, PLAIN, name) for name in wall}
+    cheaper = {name: ratio(cpu, PLAIN, name) for name in cpu}
+    reached = {name: ratio(wall, best, name) for name in wall}
     rows = [
         (
             name,
             str(each),
             str(faster[name]),
+            str(cpu_milliseconds[name]),
+            str(cheaper[name]),
             str(reached[name]),
             f"{operations / each.median / 1e6:.0f}",
+            f"{figures.peak_mb[name]:.0f}",
         )
         for name, each in milliseconds.items()
     ]
-    title = f"{case.backbone}, {case.size} px, batch {case.batch}, {case.device}, {case.precision}"
-    header = ("loop", "ms a step", "times as fast as plain", "share of the limit", "GFLOP/s")
-    show(title, header, rows)
+    where = f"{case.device}, {case.threads} threads, {case.precision}"
+    show(f"{case.backbone}, {case.size} px, batch {case.batch}, {where}", HEADER, rows)
     return {
         "network": case.backbone,
         "size": case.size,
         "batch": case.batch,
         "device": case.device.type,
         "precision": case.precision,
+        "threads": case.threads,
         "flops_of_a_step": operations,
         "limit": best,
         "milliseconds": milliseconds,
+        "cpu_milliseconds": cpu_milliseconds,
         "times_as_fast_as_plain": faster,
+        "times_less_cpu_than_plain": cheaper,
         "share_of_the_limit": reached,
+        "peak_mb": figures.peak_mb,
     }
 
 
@@ -111,6 +150,7 @@ def print_profile(case: Case, paths: list[Path], *, compiled: bool) -> None:
     activities = [ProfilerActivity.CPU]
     if case.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
+    set_process(case)
     with pixels(image_set(paths, 1), case.cached_side) as cache:
         loop = waited(ours(case, cache, compiled=compiled), case.device)
         loop()
@@ -127,29 +167,29 @@ def main() -> None:
     parser.add_argument("--networks", metavar="A,B", help="of " + ", ".join(SIZES))
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, help="of a turn [default: 1 on a CPU, 20 on a GPU]")
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--compile", action="store_true", help="our loop compiled as well")
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
     parser.add_argument("--profile", metavar="NETWORK", choices=SIZES, help="only this table")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    set_precision(options.precision)
     device = resolve_device(options.device)
     gpu = device.type == "cuda"
     steps = options.steps or (20 if gpu else 1)
-    some = list(SIZES) if gpu else list(SIZES)[:-1]
+    some = [name for name in SIZES if gpu or name != "resnet50"]
     names = options.networks.split(",") if options.networks else some
     if options.profile:
         names = [options.profile]
     cases = [
-        Case(name, SIZES[name], options.batch, steps, device, options.precision) for name in names
+        Case(name, SIZES[name], options.batch, steps, device, options.precision, options.threads)
+        for name in names
     ]
     with photos(max(512, options.batch * max(steps, 8))) as paths:
         if options.profile:
             print_profile(cases[0], paths, compiled=options.compile)
             return
-        rounds = 2 if options.quick else 10
+        rounds = 2 if options.quick else options.rounds
         found = [measure(case, paths, compiled=options.compile, rounds=rounds) for case in cases]
     finish({"cases": found}, options.json, device.type)
 

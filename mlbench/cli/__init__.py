@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 
 import click
 
@@ -31,9 +30,6 @@ def main() -> None:
     mlbench run --losses softtriple,npairs,triplet
     mlbench table results/               the comparison, again
     """  # noqa: D301
-    # OpenMP's threads wait by spinning and starve each other where anything else runs as well: on
-    # two shared cores, training was 1.2 to 8.6 times as fast with short spins as with the default.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 for _command in (
