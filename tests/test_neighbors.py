@@ -4,6 +4,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rounding import round_by_shape
+
 from mlbench import neighbors, shortlist
 from mlbench.errors import MlbenchError
 from mlbench.neighbors import nearest
@@ -180,6 +182,39 @@ def test_low_matmul_precision_setting_is_overridden_and_restored(monkeypatch, si
 def test_rows_that_require_grad_are_accepted():
     rows = torch.eye(4, requires_grad=True)
     assert nearest(rows, rows, 1)[:, 0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("k", [3, 400])
+@pytest.mark.parametrize("copies", [1, 60])
+@pytest.mark.parametrize("size", [120, 3001])
+def test_rounding_of_products_decides_nothing(size, copies, k, monkeypatch):
+    generator = torch.Generator().manual_seed(7)
+    rows = torch.randn(-(-size // copies), 64, generator=generator).repeat(copies, 1)[:size]
+    expected = nearest(rows, rows, k, exclude_self=True)
+    for seed in range(2):
+        with monkeypatch.context() as patch:
+            round_by_shape(patch, seed)
+            np.testing.assert_array_equal(nearest(rows, rows, k, exclude_self=True), expected)
+
+
+def test_ties_at_the_border_of_two_float32_numbers_go_to_the_lower_index(monkeypatch):
+    """Similarities that lie where a float64 sum in another order is rounded to another float32."""
+    generator = torch.Generator().manual_seed(8)
+    rows = neighbors.unit_rows(torch.randn(30000, 8, generator=generator), "rows").double()
+    sums = rows[1:] @ rows[0]
+    middle = (sums.float().double() + sums.float().nextafter(sums.sign().float() * 2).double()) / 2
+    hardest = (sums - middle).abs().argsort()[:50] + 1
+    gallery = rows[hardest].repeat(40, 1)
+    round_by_shape(monkeypatch, 0)
+    found = nearest(rows[:1], gallery, 2000)[0]
+    by_row = [[i for i in found if i % 50 == row] for row in range(50)]
+    assert all(group == sorted(group) and len(group) == 40 for group in by_row)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 7, 64])
+def test_sums_are_those_of_the_terms(dim):
+    terms = torch.randn(5, dim, generator=torch.Generator().manual_seed(dim), dtype=torch.float64)
+    torch.testing.assert_close(neighbors._sum(terms), terms.sum(1))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
