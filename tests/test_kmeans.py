@@ -3,13 +3,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import k_means
-
 from rounding import round_by_shape
+from sklearn.cluster import k_means
 
 from mlbench import kmeans as module
 from mlbench.errors import MlbenchError
 from mlbench.kmeans import kmeans
+
+pytestmark = pytest.mark.numeric
 
 
 def blobs(seed, count=600, classes=20, dim=16, noise=0.6):
