@@ -4,13 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check tables clean
+# Other kernels of the same x86 processor, a variable each for: torch's own loops, oneDNN, MKL,
+# numpy's OpenBLAS, numpy's own loops. tests/test_kernels.py checks that each switches something.
+KERNELS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
+	OPENBLAS_CORETYPE=Nehalem NPY_DISABLE_CPU_FEATURES=X86_V3
+
+.PHONY: demo test test-kernels check tables clean
 
 demo: $(STAMP)  ## train the four losses on the embedded data set and print the table
 	$(BIN)/mlbench run
 
-test: $(STAMP)  ## run the tests
+test: $(STAMP)  ## run the tests, then those of numbers again under other kernels
 	$(BIN)/pytest
+	$(MAKE) test-kernels
+
+test-kernels: $(STAMP)  ## run the tests of numbers under other kernels
+	env $(KERNELS) $(BIN)/pytest -m numeric
 
 check: $(STAMP)  ## lint, format and types
 	$(BIN)/ruff check .

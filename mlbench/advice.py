@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlbench.errors import MlbenchError, first_few
 from mlbench.registry import LOSSES
+from mlbench.ties import TIE, first_highest
 
 if TYPE_CHECKING:
     from mlbench.comparison import Comparison, Row
@@ -56,7 +57,7 @@ def _in_vain(comparison: Comparison, best: Row, baseline: str) -> str:
     floor = next(row for row in comparison.rows if row.label == baseline)
     ahead = 100 * (best.estimates[METRIC].mean - floor.estimates[METRIC].mean)
     what = f"the {METRIC} of '{baseline}', which was not trained"
-    if ahead <= 0:
+    if ahead <= 100 * TIE:
         return f"training did not help here: no loss exceeds {what}"
     return (
         f"training was not shown to help here: the best loss, {best.label}, is {ahead:.1f} points "
@@ -89,7 +90,7 @@ def _parameters(loss: str) -> int | None:
 
 def _winner(best: Row, others: Sequence[Row]) -> str:
     gaps = [(gap, row.label) for row in others if (gap := row.behind[METRIC])]
-    gap, second = min(gaps, key=lambda pair: pair[0].mean)
+    gap, second = gaps[first_highest([-gap.mean for gap, _ in gaps])]
     margin = f"{100 * gap.mean:.1f} ± {100 * gap.half_width:.1f} points"
     return f"take {best.label}, the best in {METRIC}; the next, {second}, is {margin} behind"
 
@@ -98,7 +99,7 @@ def _alone(comparison: Comparison, best: Row) -> str:
     floors = [row for row in comparison.rows if row.baseline and row.runs]
     if not floors:
         return f"{best.label} has nothing to be compared with: add losses to --losses"
-    floor = max(floors, key=lambda row: row.estimates[METRIC].mean)
+    floor = floors[first_highest([row.estimates[METRIC].mean for row in floors])]
     ahead = 100 * (best.estimates[METRIC].mean - floor.estimates[METRIC].mean)
     return f"{best.label} is {ahead:+.1f} points from '{floor.label}' in {METRIC}, not trained"
 

@@ -20,14 +20,17 @@ def pca(train: Tensor, test: Tensor, dim: int) -> Tensor:
     Args:
         train: ``(N, F)`` features of training images.
         test: ``(M, F)`` features.
-        dim: components kept; at most ``min(N, F)`` exist.
+        dim: components kept, at most as many as there are with a variance: below ``N`` and up to
+            ``F``. (Of the others, rounding alone would choose the directions.)
 
     Returns:
-        ``(M, min(dim, N, F))``.
+        ``(M, K)`` with ``K`` components, at least one.
     """
     import torch
 
     mean = train.double().mean(dim=0)
     covariance = torch.cov(train.double().T)
-    components = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : min(dim, len(train))]
+    variances, directions = torch.linalg.eigh(covariance)
+    real = int((variances > len(variances) * 2.0**-50 * variances[-1]).sum())
+    components = directions.flip(1)[:, : min(dim, max(1, real))]
     return ((test.double() - mean) @ components).float()

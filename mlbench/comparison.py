@@ -13,6 +13,7 @@ from mlbench.record import RunRecord
 from mlbench.spec import Recipe
 from mlbench.statistics import Difference, Estimate, compare_all, estimate
 from mlbench.store import QueryScores, read_scores
+from mlbench.ties import first_highest
 
 if TYPE_CHECKING:
     from mlbench.statistics import AnyScores
@@ -287,7 +288,7 @@ def _unbeaten(rows: list[Row], groups: Mapping[str, Mapping[Path, RunRecord]]) -
     baselines = [row for row in measured if row.baseline]
     if not baselines or len(baselines) == len(measured):
         return None
-    floor = max(baselines, key=lambda row: row.estimates["R@1"].mean).label
+    floor = baselines[first_highest([row.estimates["R@1"].mean for row in baselines])].label
     entered = [row.label for row in measured if not row.baseline or row.label == floor]
     queries = _queries(record for label in entered for record in groups[label].items())
     scores = {label: _scores(groups[label], "R@1", queries) for label in entered}

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from mlbench.ties import TIE
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -102,6 +104,7 @@ def _contrasts(
     runs, means = _centred(sums.by_run / q)
     queries, _ = _centred(sums.by_query / s)
     mean = means[a] - means[b]
+    mean[np.abs(mean) <= TIE] = 0
     of_runs = ((runs[a] - runs[b]) ** 2).sum(axis=1)
     of_queries = _distances(queries @ queries.T, a, b)
     # Analysis of variance: what neither the run nor the query explains is left of the total.

@@ -14,6 +14,7 @@ from mlbench.arrays import Labels
 from mlbench.errors import MlbenchError
 from mlbench.kmeans import kmeans
 from mlbench.neighbors import Vectors, as_vectors, neighbor_blocks, unit_rows
+from mlbench.ties import TIE, first_highest
 
 LabelsLike = Tensor | npt.ArrayLike
 
@@ -153,7 +154,8 @@ def nmi(embeddings: Vectors, labels: LabelsLike, *, restarts: int = 10, seed: in
     Arguments and errors are those of ``nmi_restarts``.
     """
     runs = nmi_restarts(embeddings, labels, restarts=restarts, seed=seed)
-    return min(runs, key=lambda run: run.inertia).nmi
+    slack = TIE * len(labels)  # points of unit length: rounding grows with their number
+    return runs[first_highest([-run.inertia for run in runs], slack)].nmi
 
 
 @dataclass(frozen=True)

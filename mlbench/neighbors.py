@@ -1,8 +1,10 @@
 """Exact nearest neighbours by cosine similarity, in blocks of bounded memory.
 
 Similarity is defined reproducibly: rows are brought to unit length in float64 and rounded to
-float32; their dot product is taken in float64 and rounded to float32. Pairs that tie on paper then
-tie in fact, and ties go to the lower gallery index.
+float32; their dot product is summed in float64, half onto half, and rounded to float32. Pairs that
+tie on paper then tie in fact, and ties go to the lower gallery index. A float64 matrix product, in
+whichever order it sums, is within a bound of that sum; the few dot products that the bound leaves
+between two float32 numbers are summed as defined.
 
 A float32 matrix product proposes a short list per query, which is ranked by that definition. A
 query whose list is not provably complete (the gap at its end is within float32's error) is ranked
@@ -11,7 +13,7 @@ against the whole gallery instead, so the answer never depends on hardware, bloc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from mlbench.errors import MlbenchError
 from mlbench.shortlist import make_shortlist
 
 Vectors = Tensor | npt.ArrayLike
+Product = Callable[[Tensor, Tensor], Tensor]
 
 SLACK = 4
 # Candidates that are ranked in float64 at a time: a processor's cache should hold them.
@@ -141,7 +144,16 @@ def _unit_block(rows: Tensor, what: str, first: int) -> Tensor:
     if bool(bad.any()):
         raise _bad_row(largest[bad][0, 0].item(), what, first + int(bad.nonzero()[0, 0]))
     block = block / largest
-    return (block / block.norm(dim=1, keepdim=True)).float()
+    return (block / _sum(block.square()).sqrt()[:, None]).float()
+
+
+def _sum(terms: Tensor) -> Tensor:
+    """Sum float64 ``(N, D)`` over D, half onto half: one order on every processor and device."""
+    while terms.shape[1] > 1:
+        half = terms.shape[1] // 2
+        rest = terms[:, 2 * half :]
+        terms = torch.cat((terms[:, :half] + terms[:, half : 2 * half], rest), dim=1)
+    return terms[:, 0]
 
 
 def _bad_row(largest: float, what: str, row: int) -> MlbenchError:
@@ -192,6 +204,8 @@ class _Search:
         # Rounding of a D-term float32 dot product of unit vectors, in any order, is below
         # D * 2**-24 (Higham 2002, sec. 3.1); twice that also covers rounding the exact one.
         self._error = gallery.shape[1] * 2.0**-23
+        # The same of two float64 sums of the same products, which are exact.
+        self._error64 = gallery.shape[1] * 2.0**-51
         keep = k + SLACK + exclude_self
         self._shortlist = None
         if 4 * keep < len(gallery):
@@ -219,17 +233,38 @@ class _Search:
         """Return the defined similarity of ``(q, D)`` with rows ``(q, m)``, float32 ``(q, m)``."""
         step = max(1, PART_ELEMENTS // (listed.shape[1] * queries.shape[1]))
         parts = zip(queries.split(step), listed.split(step), strict=True)
-        return torch.cat([_dot_products(part, self.gallery[rows]) for part, rows in parts])
+        return torch.cat([self._defined_products(part, rows) for part, rows in parts])
+
+    def _defined_products(self, queries: Tensor, listed: Tensor) -> Tensor:
+        def product(ours: Tensor, theirs: Tensor) -> Tensor:
+            return torch.bmm(theirs, ours[:, :, None])[:, :, 0]
+
+        return self._as_defined(product, queries, self.gallery[listed].double(), listed)
+
+    def _as_defined(
+        self, product: Product, queries: Tensor, candidates: Tensor, listed: Tensor
+    ) -> Tensor:
+        """Return the defined similarity from a product of float64 that sums in any order."""
+        ours = queries.double()
+        sums, error = product(ours, candidates), torch.tensor(self._error64, device=ours.device)
+        scores, unsure = _rounded(sums, error)
+        if 64 * len(unsure) > sums.numel():  # rows that share few coordinates: less is rounded
+            scores, unsure = _rounded(sums, error * product(ours.abs(), candidates.abs()))
+
+        for pairs in unsure.split(max(1, PART_ELEMENTS // queries.shape[1])):
+            i, j = pairs.T
+            scores[i, j] = _sum(ours[i] * self.gallery[listed[i, j]].double()).float()
+        return scores
 
     def _rank_all(self, queries: Tensor, own: Tensor) -> Tensor:
         """Rank the whole gallery for each query."""
         size = len(self.gallery)
         scores = queries.new_empty(len(queries), size)
-        wide = queries.double()
+        everything = torch.arange(size, device=queries.device).expand(len(queries), -1)
         for start in range(0, size, 1024):
             part = slice(start, min(start + 1024, size))
-            scores[:, part] = wide @ self.gallery[part].double().T
-        everything = torch.arange(size, device=queries.device).expand(len(queries), -1)
+            columns = self.gallery[part].double().T
+            scores[:, part] = self._as_defined(torch.matmul, queries, columns, everything[:, part])
         return self._rank(scores, everything, own)[1]
 
     def _rank(self, scores: Tensor, listed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,9 +283,15 @@ class _Search:
         )
 
 
-def _dot_products(queries: Tensor, candidates: Tensor) -> Tensor:
-    """Return ``(q, D)`` times ``(q, m, D)`` as defined: in float64, rounded to float32."""
-    return torch.bmm(candidates.double(), queries.double()[:, :, None])[:, :, 0].float()
+def _rounded(sums: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Round float64 ``(q, m)`` to float32; return also the places ``(n, 2)`` where that is unsure.
+
+    Args:
+        sums: float64.
+        error: by how much another order of summing may change one.
+    """
+    low = (sums - error).float()
+    return low, (low != (sums + error).float()).nonzero()
 
 
 def _sort_key(scores: Tensor, rows: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from mlbench.record import (
 )
 from mlbench.registry import LOSSES
 from mlbench.spec import RunSpec, digest
+from mlbench.ties import TIE
 from mlbench.trainer import Epoch, Trainer, diverged
 
 
@@ -223,7 +224,7 @@ class _Selection:
         value = self._value(network)
         if value is None:
             return None
-        if self.best is None or value > self.best[0]:
+        if self.best is None or value > self.best[0] + TIE:
             self.best = value, epoch, copy.deepcopy(network.state_dict())
         return value
 

@@ -84,7 +84,7 @@ class _Whole:
     def propose(self, queries: Tensor, start: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         size = len(self.gallery)
         scores, maxima = self._buffers(len(queries))
-        with _full_precision():
+        with full_precision():
             torch.mm(queries, self.gallery.T, out=scores[:, :size])
         if self.chunk < 2:
             values, rows = scores[:, :size].topk(self.keep, dim=1)
@@ -124,11 +124,11 @@ class _Chunks:
         self.block = 4096
         # The maxima of a block; all scores of its best chunks, and where they go.
         self.bytes_per_query = 4 * self.chunks + keep * (4 * chunk + 64)
-        with _full_precision():
+        with full_precision():
             self._maxima = self._symmetric_maxima() if symmetric else None
 
     def propose(self, queries: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        with _full_precision():
+        with full_precision():
             if self._maxima is None:
                 maxima = self._block_maxima(queries)
             else:
@@ -204,7 +204,7 @@ def _ceil(count: int, step: int) -> int:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Forbid TF32 and bfloat16 in float32 products: the error bound would not hold."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

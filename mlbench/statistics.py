@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from mlbench.contrasts import Contrasts, contrasts, mean_score
+from mlbench.ties import TIE, first_highest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,6 +100,7 @@ def paired_difference(
 
     scores = np.asarray(a, dtype=np.float64) - b
     mean, seeds = float(scores.mean()), len(scores)
+    mean = 0.0 if abs(mean) <= TIE else mean
     own = _seed_noise(scores)
     used = noise or own
     parts = (used.variance / seeds, used.freedom), _query_variance(scores)
@@ -201,7 +203,7 @@ def compare_all(
         shown to differ from the best, itself and those that share no runs with it included.
     """
     means = {name: _mean(runs) for name, runs in scores.items()}
-    best = max(means, key=lambda name: means[name])
+    best = list(means)[first_highest(list(means.values()))]
     found = contrasts(scores, sorted(scores, key=lambda name: name != best))
     own = [SeedNoise(float(v), c.runs - 1) for c in found for v in c.run_variance]
     noise = _pool(own, len(scores))

@@ -34,6 +34,7 @@ from mlbench.runner import Stopwatch, has_directions, train
 from mlbench.spec import LossSpec, Recipe, RunSpec, digest
 from mlbench.statistics import Estimate, estimate
 from mlbench.table import Line, Sheet, percent
+from mlbench.ties import first_highest
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -83,7 +84,7 @@ class Tuned:
     @property
     def chosen(self) -> Trial:
         """The trial of the highest score, the earliest of several."""
-        return max(self.trials, key=lambda trial: trial.score)
+        return self.trials[first_highest([trial.score for trial in self.trials])]
 
 
 Report = Callable[[Trial, int, int], None]

@@ -12,6 +12,8 @@ from mlbench.crops import SlicedCrops
 from mlbench.images import open_cache
 from mlbench.interfaces import ImageSet
 
+pytestmark = pytest.mark.numeric
+
 SIZES = [(40, 56), (64, 40), (40, 40), (47, 40)]
 
 

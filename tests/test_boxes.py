@@ -1,8 +1,11 @@
 import numpy as np
+import pytest
 import torch
 from torchvision.transforms import v2
 
 from mlbench.boxes import center_boxes, random_boxes
+
+pytestmark = pytest.mark.numeric
 
 
 def test_random_boxes_lie_inside_and_cover_the_range() -> None:

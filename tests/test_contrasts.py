@@ -20,6 +20,8 @@ from mlbench.statistics import (
     pooled_noise,
 )
 
+pytestmark = pytest.mark.numeric
+
 Scores = dict[str, dict[Hashable, np.ndarray]]
 
 

@@ -20,6 +20,8 @@ from mlbench.boxes import Boxes, center_boxes, random_boxes
 from mlbench.crops import Crops, ResidentCrops, SlicedCrops, StreamedCrops, open_crops
 from mlbench.images import PixelCache, decode
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 WAYS: dict[str, Callable[[PixelCache], Crops]] = {
     "sliced": SlicedCrops,

@@ -17,6 +17,8 @@ from mlbench.cli import main
 from mlbench.embeddings import Embeddings, read_embeddings
 from mlbench.errors import MlbenchError
 
+pytestmark = pytest.mark.numeric
+
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(40, 6)).astype(np.float32)
 LABELS = RNG.integers(0, 5, 40)

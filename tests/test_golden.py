@@ -17,6 +17,8 @@ from mlbench.losses import BUILTIN
 from mlbench.losses.sampling import DistanceWeighted
 from mlbench.losses.softtriple import SoftTriple
 
+pytestmark = pytest.mark.numeric
+
 C, D = 5, 6
 LABELS = [3, 1, 3, 0, 0, 1, 3, 4, 0]  # classes of two and three, a lone image, a class not there
 

@@ -3,11 +3,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from rounding import round_by_shape
 from sklearn.cluster import k_means
 
 from mlbench import kmeans as module
 from mlbench.errors import MlbenchError
 from mlbench.kmeans import kmeans
+
+pytestmark = pytest.mark.numeric
 
 
 def blobs(seed, count=600, classes=20, dim=16, noise=0.6):
@@ -147,3 +150,83 @@ def test_iterations_are_bounded():
 def test_bad_requests(clusters, restarts, message):
     with pytest.raises(MlbenchError, match=message):
         kmeans(torch.eye(4), clusters, restarts=restarts)
+
+
+def lattice(seed):
+    """Points of a grid, many of them copies, as far from one centre as from another."""
+    return np.random.default_rng(seed).integers(-2, 3, (400, 3)).astype(np.float32)
+
+
+def unit_blobs(seed):
+    rows = blobs(seed, noise=1.0)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def collapsed(seed):
+    """Far from the origin and close together: float32 cannot tell the scores apart."""
+    return (1 + 1e-4 * blobs(seed)).astype(np.float32)
+
+
+CASES = [blobs, unit_blobs, lattice, collapsed]
+
+
+@pytest.mark.parametrize("rounding", range(3))
+@pytest.mark.parametrize("make", CASES)
+def test_rounding_of_products_decides_nothing(make, rounding, monkeypatch):
+    points = torch.from_numpy(make(10))
+    expected = kmeans(points, 20, restarts=3)
+    round_by_shape(monkeypatch, rounding)
+    found = kmeans(points, 20, restarts=3)
+    assert [run.iterations for run in found] == [run.iterations for run in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.assignment, other.assignment)
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_every_move_is_to_another_centre_and_lowers_the_inertia(make, monkeypatch):
+    round_by_shape(monkeypatch, 0)
+    points = torch.from_numpy(make(11))
+    lloyd = module._Lloyd(points, 20)
+    lloyd._start(torch.arange(len(points)) % 20)
+    before, iterations = lloyd._inertia(), 0
+    while lloyd.changed:
+        assignment = lloyd.assignment.clone()
+        lloyd._move_centers()
+        lloyd._reassign()
+        moved = assignment != lloyd.assignment
+        assert bool(moved.any()) == lloyd.changed
+        counts = lloyd.assignment.bincount(minlength=20)
+        assert torch.equal(lloyd.sums[:, -1], counts.double())
+        assert lloyd._inertia() < before or not lloyd.changed
+        before, iterations = lloyd._inertia(), iterations + 1
+    assert iterations < 60
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_number_of_restarts_changes_none_of_them(make, monkeypatch):
+    round_by_shape(monkeypatch, 0)
+    points = torch.from_numpy(make(12))
+    many, few = kmeans(points, 20, restarts=5), kmeans(points, 20, restarts=2)
+    for one, other in zip(many[:2], few, strict=True):
+        assert torch.equal(one.assignment, other.assignment)
+
+
+def test_copies_of_a_point_share_its_cluster(monkeypatch):
+    round_by_shape(monkeypatch, 0)
+    points = torch.from_numpy(unit_blobs(13)[:7]).repeat(40, 1)
+    for run in kmeans(points, 10, restarts=3):
+        assert len(run.assignment.unique()) == 7
+        assert run.assignment.view(40, 7).eq(run.assignment[:7]).all()
+
+
+def test_of_points_equally_far_the_first_gets_the_empty_cluster(monkeypatch):
+    points = torch.from_numpy(unit_blobs(14)[:4]).repeat(30, 1)
+    points = torch.cat((points, -points))
+    round_by_shape(monkeypatch, 1)
+    lloyd = module._Lloyd(points, 3)
+    lloyd._start(torch.zeros(len(points), dtype=torch.int64))
+    lloyd._move_centers()
+    lengths = points[:4].double().norm(dim=1)
+    assert lengths.max() - lengths.min() < 1e-6
+    first = int((lengths.square() >= lengths.square().max() - lloyd.slack).int().argmax())
+    assert torch.equal(lloyd.wide[1, :-1], -2 * points[first].double())

@@ -12,6 +12,8 @@ from torch import Tensor
 import mlbench
 from mlbench.losses.softtriple import _mean_center_distance
 
+pytestmark = pytest.mark.numeric
+
 C, D = 5, 6
 
 

@@ -11,6 +11,8 @@ from sklearn.metrics import normalized_mutual_info_score
 from mlbench.errors import MlbenchError
 from mlbench.metrics import evaluate, evaluate_queries, nmi, nmi_restarts, summarize
 
+pytestmark = pytest.mark.numeric
+
 
 def oracle(queries, query_labels, gallery, gallery_labels, exclude_self, ks):
     """Musgrave et al. 2020 and the protocol, one query at a time in plain Python."""

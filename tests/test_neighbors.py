@@ -3,10 +3,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rounding import round_by_shape
 
 from mlbench import neighbors, shortlist
 from mlbench.errors import MlbenchError
 from mlbench.neighbors import nearest
+
+pytestmark = pytest.mark.numeric
 
 
 def unit(rows):
@@ -180,6 +183,41 @@ def test_low_matmul_precision_setting_is_overridden_and_restored(monkeypatch, si
 def test_rows_that_require_grad_are_accepted():
     rows = torch.eye(4, requires_grad=True)
     assert nearest(rows, rows, 1)[:, 0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("k", [3, 400])
+@pytest.mark.parametrize("copies", [1, 60])
+@pytest.mark.parametrize("size", [120, 3001])
+def test_rounding_of_products_decides_nothing(size, copies, k, monkeypatch):
+    generator = torch.Generator().manual_seed(7)
+    rows = torch.randn(-(-size // copies), 64, generator=generator).repeat(copies, 1)[:size]
+    expected = nearest(rows, rows, k, exclude_self=True)
+    for seed in range(2):
+        with monkeypatch.context() as patch:
+            round_by_shape(patch, seed)
+            np.testing.assert_array_equal(nearest(rows, rows, k, exclude_self=True), expected)
+
+
+@pytest.mark.parametrize("k", [2, 400])
+def test_ties_at_the_border_of_two_float32_numbers_go_to_the_lower_index(k, monkeypatch):
+    """Similarities halfway between two float32 numbers: whatever a product errs decides which."""
+    some = torch.rand(4000, 4, generator=torch.Generator().manual_seed(8)) + 0.5
+    rows = neighbors.unit_rows(some, "rows")
+    sums = rows.double() @ torch.full((4,), 0.5, dtype=torch.float64)
+    halfway = (sums * 2**24) % 1 == 0.5
+    assert halfway.sum() > 200
+    gallery = rows[halfway & (sums >= 0.5)][:20].repeat(20, 1)
+    expected = oracle(np.ones((1, 4)), gallery.numpy(), k, False)
+    for seed in range(5):
+        with monkeypatch.context() as patch:
+            round_by_shape(patch, seed)
+            np.testing.assert_array_equal(nearest(np.ones((1, 4)), gallery, k), expected)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 7, 64])
+def test_sums_are_those_of_the_terms(dim):
+    terms = torch.randn(5, dim, generator=torch.Generator().manual_seed(dim), dtype=torch.float64)
+    torch.testing.assert_close(neighbors._sum(terms), terms.sum(1))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

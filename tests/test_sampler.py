@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from mlbench.sampler import batch_sizes, epoch_batches
 
+pytestmark = pytest.mark.numeric
+
 
 def test_sizes_of_batches() -> None:
     assert batch_sizes(70, 32, drop_last=False) == [32, 32, 6]

@@ -7,6 +7,8 @@ import pytest
 
 from mlbench.statistics import compare_all, estimate, holm, paired_difference, pooled_noise
 
+pytestmark = pytest.mark.numeric
+
 
 def test_t_interval_of_known_numbers() -> None:
     value = estimate([1.0, 2.0, 3.0, 4.0])

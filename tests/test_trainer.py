@@ -17,6 +17,8 @@ from mlbench.registry import LOSSES
 from mlbench.spec import Recipe
 from mlbench.trainer import Trainer
 
+pytestmark = pytest.mark.numeric
+
 IMAGES, SIZE = 20, 8  # two full batches and an incomplete one
 
 

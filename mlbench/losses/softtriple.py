@@ -84,6 +84,8 @@ class SoftTriple(nn.Module):
         """
         centers = F.normalize(self.centers, dim=-1)
         linked = (centers @ centers.transpose(1, 2) >= SAME_CENTER).float()
+        # A product need not round the two halves of a symmetric matrix alike.
+        linked = torch.maximum(linked, linked.transpose(1, 2))
         for _ in range(linked.shape[1].bit_length()):
             linked = (linked @ linked > 0).float()
         return {"distinct_centers": (1 / linked.sum(dim=2)).sum(dim=1).mean().item()}

@@ -64,7 +64,7 @@ def choose(figures: QueryFigures, classes: Labels, count: int) -> list[Choice]:
         classes: ``(Q,)`` of the queries.
         count: number of classes.
     """
-    found, ap = figures.found.mean(axis=0), figures.ap_at_r.mean(axis=0)
+    found, ap = figures.found.mean(axis=0), figures.ap_at_r.mean(axis=0).round(9)
     spread = figures.found.max(axis=0) - figures.found.min(axis=0)
     by_difficulty = np.lexsort((ap, found))
     members = [by_difficulty[classes[by_difficulty] == c] for c in _spread(figures, classes, count)]
@@ -80,7 +80,7 @@ def choose(figures: QueryFigures, classes: Labels, count: int) -> list[Choice]:
 
 
 def _spread(figures: QueryFigures, classes: Labels, count: int) -> Indices:
-    order = np.argsort(figures.by_class(classes, count).mean(axis=0), kind="stable")
+    order = np.argsort(figures.by_class(classes, count).mean(axis=0).round(9), kind="stable")
     chosen = np.linspace(0, count - 1, min(count, _MOST_QUERIES)).round().astype(np.int64)
     return order[chosen]
 

@@ -195,7 +195,7 @@ def _classes(
     figures: QueryFigures, images: ImageSet, styles: Mapping[str, Style], name: str
 ) -> Classes:
     recalls = figures.by_class(images.labels, len(images.class_names))
-    order = np.argsort(recalls.mean(axis=0), kind="stable")
+    order = np.argsort(recalls.mean(axis=0).round(9), kind="stable")
     parts = {"Every class, the worst first": order}
     if len(order) > 2 * SHOWN_CLASSES:
         parts = {

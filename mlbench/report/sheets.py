@@ -32,7 +32,7 @@ def class_sheet(figures: QueryFigures, classes: Labels, names: Sequence[str]) ->
     """
     recalls = 100 * figures.by_class(classes, len(names))
     sizes = np.bincount(classes, minlength=len(names))
-    order = np.argsort(recalls.mean(axis=0), kind="stable")
+    order = np.argsort(recalls.mean(axis=0).round(9), kind="stable")
     note = "R@1 of the class's images as queries, percent, mean over runs"
     if len(order) > MOST_CLASSES:
         half = MOST_CLASSES // 2
