@@ -17,6 +17,7 @@ import torch
 from mlbench.datasets.folder import files_below
 from mlbench.download import file_sha256
 from mlbench.errors import MlbenchError, first_few
+from mlbench.known_state import known_state
 from mlbench.models import SUFFIXES, Model, Progress, embed_images, image_set
 from mlbench.neighbors import nearest, unit_rows
 from mlbench.paths import atomic_file, expanded
@@ -259,6 +260,7 @@ def query_files(given: Sequence[Path]) -> list[Path]:
     return files
 
 
+@known_state()
 def search(
     model: Model, index: Index, queries: Sequence[Path], top: int, progress: Progress | None = None
 ) -> list[Answer]:

@@ -20,7 +20,7 @@ from _measure import Seconds, Spread, arguments, finish, ratio, show, take_turns
 from _photos import image_set, photos, pixels
 from torch.profiler import ProfilerActivity, profile
 
-from mlbench.compilation import set_precision
+from mlbench.known_state import known_state
 from mlbench.laboratory import resolve_device
 
 SIZES = {"efficientnet_lite0": 128, "resnet18": 128, "googlenet": 224, "resnet50": 224}
@@ -134,7 +134,6 @@ def main() -> None:
     parser.add_argument("--profile", metavar="NETWORK", choices=SIZES, help="only this table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    set_precision(options.precision)
     device = resolve_device(options.device)
     gpu = device.type == "cuda"
     steps = options.steps or (20 if gpu else 1)
@@ -145,7 +144,8 @@ def main() -> None:
     cases = [
         Case(name, SIZES[name], options.batch, steps, device, options.precision) for name in names
     ]
-    with photos(max(512, options.batch * max(steps, 8))) as paths:
+    count = max(512, options.batch * max(steps, 8))
+    with known_state(options.precision), photos(count) as paths:
         if options.profile:
             print_profile(cases[0], paths, compiled=options.compile)
             return
