@@ -7,10 +7,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlbench.checking import check_value
 from mlbench.config import OnBadImage, Request, make_plan
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
+from mlbench.scalars import check_seed, plain, whole_number
 from mlbench.spec import LossSpec
 
 if TYPE_CHECKING:
@@ -24,8 +26,11 @@ register_backbone = BACKBONES.register
 
 
 def list_losses() -> list[str]:
-    """Return the names of all losses: built-in ones first, then those of plugins."""
-    return [entry.name for entry in LOSSES.entries()]
+    """Return the names of all losses that can be built: built-in ones first, then plugins'.
+
+    Names that an argument must follow, such as ``pml:NAME``, are not among them.
+    """
+    return [entry.name for entry in LOSSES.entries() if not entry.prefix]
 
 
 def build_loss(name: str, num_classes: int, embedding_dim: int, **params: ParamValue) -> nn.Module:
@@ -44,9 +49,12 @@ def build_loss(name: str, num_classes: int, embedding_dim: int, **params: ParamV
     Raises:
         MlbenchError: unknown name or parameter (near misses are named), or a wrong value.
     """
+    from mlbench.known_state import known_state
+
     entry = LOSSES.get(name)
     spec = LossSpec.of(entry, params)
-    return entry.build(num_classes, embedding_dim, dict(spec.params))
+    with known_state():
+        return entry.build(num_classes, embedding_dim, dict(spec.params))
 
 
 def run(
@@ -103,22 +111,25 @@ def run(
         backbone=backbone,
         settings=tuple((settings or {}).items()),
         on_bad_image=on_bad_image,
-        compile=compile,
-        keep_model=keep_model,
+        compile=_switch(compile, "compile"),
+        keep_model=_switch(keep_model, "keep_model"),
     )
     plan = make_plan(request)
-    spec = RunSpec(plan.recipe, plan.losses[0], seed, fold)
-    if type(seed) is not int or not 0 <= seed < 2**63:
-        raise MlbenchError(f"seed: {seed!r} must be an integer of at least 0")
+    seed, fold = check_seed(seed), plain(fold)
     folds = plan.recipe.selection.folds
     if (fold is None) if folds else (fold is not None):
         raise MlbenchError(f"fold: {fold!r} does not go with a recipe of {folds} folds")
-    if fold is not None and fold not in range(folds):
-        raise MlbenchError(f"fold: {fold!r} must be in 0 .. {folds - 1}")
+    if fold is not None:
+        fold = whole_number(fold, "fold", 0, folds - 1)
+    spec = RunSpec(plan.recipe, plan.losses[0], seed, fold)
     lab = Laboratory(plan.recipe, plan.files, resolve_device(device), lambda *_: None)
-    if out is None and keep_model:
+    if out is None and plan.files.keep_model:
         raise MlbenchError("keep_model: there is no folder to keep it in; give out")
     if out is None:
         return run_one(spec, lab)[0]
     store.check_writable(Path(out))
     return made_or_awaited(spec, lab, Path(out))
+
+
+def _switch(value: object, what: str) -> bool:
+    return check_value(bool, value, what)

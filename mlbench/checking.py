@@ -9,6 +9,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mlbench.errors import MlbenchError, unknown_name
+from mlbench.scalars import plain
 
 T = TypeVar("T")
 
@@ -69,8 +70,11 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def check_value(kind: Any, value: object, where: str) -> Any:
-    """Return ``value`` as ``kind`` (a field's type); MlbenchError if it does not fit."""
-    return _checker(kind)(value, where)
+    """Return ``value`` as ``kind`` (a field's type); MlbenchError if it does not fit.
+
+    Scalars and arrays of NumPy and torch count as Python's own.
+    """
+    return _checker(kind)(plain(value), where)
 
 
 _Checker = Callable[[Any, str], Any]

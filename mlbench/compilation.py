@@ -1,4 +1,4 @@
-"""How torch executes networks: at which precision, and compiled without a trace in the run."""
+"""How torch executes networks: eagerly, or compiled without a trace in the run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,6 @@ def compile_network(network: nn.Module, device: torch.device) -> Callable[[Tenso
     """
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     return torch.compile(network, dynamic=False, mode=mode)
-
-
-def set_precision(precision: str) -> None:
-    """Let CUDA use TF32 only if the recipe says so (fp32 is exact fp32 everywhere)."""
-    allow = precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = allow
-    torch.backends.cudnn.allow_tf32 = allow
 
 
 @contextmanager

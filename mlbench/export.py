@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mlbench.errors import MlbenchError
+from mlbench.known_state import known_state
 from mlbench.models import Model, plain
 
 Format = Literal["onnx", "pt2", "safetensors"]
@@ -52,6 +53,7 @@ class Exported:
         return self.difference <= TOLERANCE
 
 
+@known_state()
 def export(model: Model, form: Format) -> Exported:
     """Export a network and run what was exported.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mlbench.errors import MlbenchError
+from mlbench.scalars import plain, whole_number
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,12 +44,25 @@ class Entry:
     argument: str | None = None
     source: str = "built-in"
 
+    def __post_init__(self) -> None:
+        """Take numbers of NumPy and torch in a declaration as Python's own."""
+        for each in fields(self):
+            if each.name != "target":
+                object.__setattr__(self, each.name, plain(getattr(self, each.name)))
+
     def load(self) -> Callable[..., Any]:
-        """Import the factory if need be and return it, bound to the argument of a prefix name."""
+        """Import the factory if need be and return it, bound to the argument of a prefix name.
+
+        Raises:
+            MlbenchError: the module or its attribute is not there.
+        """
         factory = self.target
         if isinstance(factory, str):
             module, _, attribute = factory.partition(":")
-            factory = getattr(importlib.import_module(module), attribute)
+            try:
+                factory = getattr(importlib.import_module(module), attribute)
+            except (ImportError, AttributeError) as error:
+                raise MlbenchError(f"'{self.name}' cannot be loaded: {error}") from error
         return factory if self.argument is None else functools.partial(factory, self.argument)
 
 
@@ -92,13 +106,13 @@ class LossEntry(Entry):
         self, num_classes: int, embedding_dim: int, params: Mapping[str, ParamValue]
     ) -> nn.Module:
         """Build the module; MlbenchError names the loss if its factory refuses the parameters."""
-        for name, value in (("num_classes", num_classes), ("embedding_dim", embedding_dim)):
-            if type(value) is not int or value < 1:
-                raise MlbenchError(f"loss '{self.name}': {name} must be at least 1, got {value!r}")
+        classes = whole_number(num_classes, f"loss '{self.name}': num_classes", 1)
+        dim = whole_number(embedding_dim, f"loss '{self.name}': embedding_dim", 1)
         try:
-            return self.load()(num_classes, embedding_dim, **params)
+            return self.load()(classes, dim, **plain(params))
         except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-            raise MlbenchError(f"loss '{self.name}' cannot be built: {error}") from error
+            reason = " ".join(str(error).split())
+            raise MlbenchError(f"loss '{self.name}' cannot be built: {reason}") from error
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from mlbench.errors import MlbenchError
 from mlbench.features import cached_features
 from mlbench.images import BadImagesError, PixelCache, open_cache
 from mlbench.interfaces import Backbone, Dataset, ImageSet
+from mlbench.known_state import known_state
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.paths import cache_dir
 from mlbench.provenance import Execution
@@ -116,6 +117,10 @@ class Laboratory:
 
     def prepare(self) -> None:
         """Load all that the runs need, so that bad data or weights are named before the first."""
+        with known_state(self.recipe.training.precision, seed=0):
+            self._prepare()
+
+    def _prepare(self) -> None:
         _ = self.weights_id
         inputs = self.recipe.input
         needed: list[tuple[Side, int]] = [("train", inputs.test_resize)]

@@ -13,10 +13,11 @@ from torch import Tensor
 from mlbench.arrays import Labels
 from mlbench.errors import MlbenchError
 from mlbench.kmeans import kmeans
-from mlbench.neighbors import Vectors, as_vectors, neighbor_blocks, unit_rows
+from mlbench.known_state import known_state
+from mlbench.neighbors import neighbor_blocks, unit_rows
+from mlbench.scalars import check_seed, plain, whole_number
 from mlbench.ties import TIE, first_highest
-
-LabelsLike = Tensor | npt.ArrayLike
+from mlbench.vectors import LabelsLike, Vectors, as_labels, as_vectors
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def evaluate(
         MlbenchError: empty or misshapen arrays, labels that are not integers, rows that are zero
             or not finite, or an option out of range.
     """
+    nmi_restarts, seed = whole_number(nmi_restarts, "nmi_restarts", 1), check_seed(seed)
     results = evaluate_queries(
         embeddings,
         labels,
@@ -102,6 +104,7 @@ def evaluate(
     return {**retrieval, "NMI": nmi(embeddings, labels, restarts=nmi_restarts, seed=seed), **counts}
 
 
+@known_state()
 def evaluate_queries(
     embeddings: Vectors,
     labels: LabelsLike,
@@ -116,14 +119,14 @@ def evaluate_queries(
     Arguments and errors are those of ``evaluate``.
     """
     queries = as_vectors(embeddings, "embeddings")
-    query_labels = _as_labels(labels, len(queries), "labels")
+    query_labels = as_labels(labels, len(queries), "labels")
     rows, row_labels = queries, query_labels
     if gallery is not None and gallery_labels is not None:
         rows = as_vectors(gallery, "gallery")
-        row_labels = _as_labels(gallery_labels, len(rows), "gallery_labels")
+        row_labels = as_labels(gallery_labels, len(rows), "gallery_labels")
     elif gallery is not None or gallery_labels is not None:
         raise MlbenchError("gallery and gallery_labels belong together; give both or neither")
-    columns = _check_ks(ks)
+    columns, memory_mb = _check_ks(ks), whole_number(memory_mb, "memory_mb", 1)
     exclude_self = gallery is None
     relevant = _count_relevant(query_labels, row_labels, exclude_self)
     depth = min(max(*columns, int(relevant.max())), len(rows))
@@ -153,8 +156,9 @@ def nmi(embeddings: Vectors, labels: LabelsLike, *, restarts: int = 10, seed: in
 
     Arguments and errors are those of ``nmi_restarts``.
     """
-    runs = nmi_restarts(embeddings, labels, restarts=restarts, seed=seed)
-    slack = TIE * len(labels)  # points of unit length: rounding grows with their number
+    rows = as_vectors(embeddings, "embeddings")
+    runs = nmi_restarts(rows, labels, restarts=restarts, seed=seed)
+    slack = TIE * len(rows)  # points of unit length: rounding grows with their number
     return runs[first_highest([-run.inertia for run in runs], slack)].nmi
 
 
@@ -166,6 +170,7 @@ class NmiRestart:
     nmi: float
 
 
+@known_state()
 def nmi_restarts(
     embeddings: Vectors, labels: LabelsLike, *, restarts: int = 10, seed: int = 0
 ) -> list[NmiRestart]:
@@ -184,7 +189,8 @@ def nmi_restarts(
         MlbenchError: as for ``evaluate``.
     """
     rows = as_vectors(embeddings, "embeddings")
-    classes = _as_labels(labels, len(rows), "labels")
+    classes = as_labels(labels, len(rows), "labels")
+    restarts, seed = whole_number(restarts, "nmi_restarts", 1), check_seed(seed)
     points = unit_rows(rows, "embeddings")
     runs = kmeans(points, len(np.unique(classes)), restarts=restarts, seed=seed)
     return [NmiRestart(run.inertia, _score_clusters(classes, run.assignment)) for run in runs]
@@ -194,24 +200,10 @@ def _score_clusters(classes: Labels, assignment: Tensor) -> float:
     return float(normalized_mutual_info_score(classes, assignment.cpu().numpy()))
 
 
-def _as_labels(values: LabelsLike, count: int, what: str) -> Labels:
-    try:
-        labels = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
-    except (TypeError, ValueError) as error:
-        raise MlbenchError(f"{what}: not an array ({error}); give ({count},) integers") from error
-    if labels.shape != (count,):
-        raise MlbenchError(f"{what}: expected shape ({count},), one a row, got {labels.shape}")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise MlbenchError(
-            f"{what}: expected integers, got {labels.dtype}; number the classes first"
-        )
-    return labels.astype(np.int64)
-
-
 def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
-    columns = tuple(ks) if isinstance(ks, Iterable) else ()
-    whole = all(type(k) is int or isinstance(k, np.integer) for k in columns)
-    whole = whole and all(k >= 1 for k in columns)
+    values = plain(ks)
+    columns = tuple(map(plain, values)) if isinstance(values, Iterable) else ()
+    whole = all(type(k) is int and k >= 1 for k in columns)
     if not columns or not whole or len(set(columns)) < len(columns):
         raise MlbenchError(f"ks: expected distinct integers of at least 1, got {ks!r}")
     return columns

@@ -29,11 +29,11 @@ from mlbench import store
 from mlbench.arrays import ImageArray
 from mlbench.baselines import BASELINES
 from mlbench.boxes import center_boxes
-from mlbench.compilation import set_precision
 from mlbench.errors import MlbenchError
 from mlbench.formats import upright
 from mlbench.images import decode, decoded, to_rgb
 from mlbench.interfaces import ImageSet
+from mlbench.known_state import known_state
 from mlbench.laboratory import resolve_device
 from mlbench.machine import raise_lack
 from mlbench.model import Embedder, Trunk, build_head
@@ -217,7 +217,6 @@ class Embedded:
     bad: dict[int, str]
 
 
-@torch.inference_mode()
 def embed_images(model: Model, images: ImageSet, progress: Progress | None = None) -> Embedded:
     """Embed a set of images in batches; files are decoded by several threads.
 
@@ -226,7 +225,11 @@ def embed_images(model: Model, images: ImageSet, progress: Progress | None = Non
         images: its names and ``read`` are used, no labels.
         progress: called with images done and their number.
     """
-    set_precision(model.record.recipe.training.precision)
+    with known_state(model.record.recipe.training.precision), torch.inference_mode():
+        return _embed_images(model, images, progress)
+
+
+def _embed_images(model: Model, images: ImageSet, progress: Progress | None) -> Embedded:
     bad: dict[int, str] = {}
     crops: list[ImageArray] = []
     parts = [torch.empty(0, model.dim)]
@@ -275,6 +278,7 @@ def _read(pictures: Sequence[Picture], i: int) -> ImageArray:
     return picture
 
 
+@known_state(seed=0)
 def load_model(
     path: str | PathLike[str],
     *,

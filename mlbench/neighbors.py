@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from mlbench.errors import MlbenchError
+from mlbench.known_state import known_state
+from mlbench.scalars import whole_number
 from mlbench.shortlist import make_shortlist
+from mlbench.vectors import Vectors, as_vectors
 
-Vectors = Tensor | npt.ArrayLike
 Product = Callable[[Tensor, Tensor], Tensor]
 
 SLACK = 4
@@ -33,6 +35,7 @@ INDEX_MASK = 2**32 - 1
 EXCLUDED = torch.iinfo(torch.int64).min
 
 
+@known_state()
 def nearest(
     queries: Vectors,
     gallery: Vectors,
@@ -56,6 +59,7 @@ def nearest(
     Raises:
         MlbenchError: shapes that do not fit, or a row that is zero or not finite.
     """
+    k, memory_mb = whole_number(k, "k", 1), whole_number(memory_mb, "memory_mb", 1)
     query_rows = as_vectors(queries, "queries")
     gallery_rows = query_rows if gallery is queries else as_vectors(gallery, "gallery")
     blocks = neighbor_blocks(
@@ -83,7 +87,7 @@ def neighbor_blocks(
     Raises:
         MlbenchError: as for ``nearest``; unsuitable query rows come to light piece by piece.
     """
-    _check_request(queries, gallery, k, memory_mb)
+    _check_request(queries, gallery)
     return _blocks(queries, gallery, k, exclude_self, memory_mb)
 
 
@@ -101,21 +105,6 @@ def _blocks(
         block = search.gallery[rows] if same else unit_rows(queries[rows], "queries", start)
         found = search.neighbors(block, start)
         yield rows, found.cpu().numpy()
-
-
-def as_vectors(values: Vectors, what: str) -> Tensor:
-    """Return ``values`` as a detached ``(N, D)`` tensor; MlbenchError names ``what`` is wrong."""
-    try:
-        rows = torch.as_tensor(values).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise MlbenchError(f"{what}: not a numeric array ({error}); give (N, D) floats") from error
-    if rows.ndim != 2 or 0 in rows.shape:
-        raise MlbenchError(
-            f"{what}: expected a non-empty (N, D) array, got shape {tuple(rows.shape)}"
-        )
-    if rows.is_complex() or rows.dtype == torch.bool:
-        raise MlbenchError(f"{what}: expected real numbers, got {rows.dtype}; convert to float32")
-    return rows
 
 
 def unit_rows(rows: Tensor, what: str, first: int = 0) -> Tensor:
@@ -166,7 +155,7 @@ def _bad_row(largest: float, what: str, row: int) -> MlbenchError:
     )
 
 
-def _check_request(queries: Tensor, gallery: Tensor, k: int, memory_mb: int) -> None:
+def _check_request(queries: Tensor, gallery: Tensor) -> None:
     if queries.shape[1] != gallery.shape[1]:
         raise MlbenchError(
             f"queries have {queries.shape[1]} dimensions and the gallery {gallery.shape[1]}; "
@@ -176,9 +165,6 @@ def _check_request(queries: Tensor, gallery: Tensor, k: int, memory_mb: int) -> 
         raise MlbenchError(
             f"queries are on {queries.device} and the gallery on {gallery.device}; move one"
         )
-    for name, value in (("k", k), ("memory_mb", memory_mb)):
-        if value < 1:
-            raise MlbenchError(f"{name} is {value}; it must be at least 1")
 
 
 class _Search:

@@ -19,9 +19,9 @@ from mlbench import provenance
 from mlbench.augment import FeatureSource, Subset
 from mlbench.baselines import BASELINES, pca
 from mlbench.checkpoint import Checkpoints
-from mlbench.compilation import set_precision
 from mlbench.embed import embed
 from mlbench.interrupts import Interrupted
+from mlbench.known_state import known_state
 from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
 from mlbench.metrics import QueryResults, evaluate_queries, nmi, summarize
 from mlbench.migrations import SCHEMA_VERSION
@@ -77,7 +77,13 @@ def run_one(
     Raises:
         Interrupted: a signal asked to stop; what was trained is in a checkpoint.
     """
-    set_precision(lab.recipe.training.precision)
+    with known_state(lab.recipe.training.precision, spec.seed):
+        return _run_one(spec, lab, out, keep)
+
+
+def _run_one(
+    spec: RunSpec, lab: Laboratory, out: Path | None, keep: Keep | None
+) -> tuple[RunRecord, QueryResults | None]:
     watch = Stopwatch()
     if spec.loss.name in BASELINES:
         return _baseline(spec, lab, watch)

@@ -18,6 +18,7 @@ from mlbench import npz
 from mlbench.datasets.listing import list_images, warn_of_others
 from mlbench.download import file_sha256
 from mlbench.errors import MlbenchError, first_few
+from mlbench.known_state import known_state
 from mlbench.machine import raise_lack
 from mlbench.models import SUFFIXES, Model, Progress, embed_images, image_set
 from mlbench.neighbors import nearest, unit_rows
@@ -270,6 +271,7 @@ def _images_in(folder: Path) -> list[Path]:
     return [folder / name for name in listing.images]
 
 
+@known_state()
 def search(
     model: Model, index: Index, queries: Sequence[Path], top: int, progress: Progress | None = None
 ) -> list[Answer]:

@@ -1,14 +1,14 @@
 """Short lists of likely nearest neighbours, from float32 products that fit a processor's cache.
 
 A list of ``keep`` rows comes with a floor: no row that is missing scores more than that in float32.
-Which rows are nearest, ``mlbench.neighbors`` decides from there.
+Which rows are nearest, ``mlbench.neighbors`` decides from there. Products must be exact float32, as
+in ``known_state``: the error bound would not hold for TF32 or bfloat16.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -84,8 +84,7 @@ class _Whole:
     def propose(self, queries: Tensor, start: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         size = len(self.gallery)
         scores, maxima = self._buffers(len(queries))
-        with full_precision():
-            torch.mm(queries, self.gallery.T, out=scores[:, :size])
+        torch.mm(queries, self.gallery.T, out=scores[:, :size])
         if self.chunk < 2:
             values, rows = scores[:, :size].topk(self.keep, dim=1)
             return values[:, -1], rows
@@ -124,17 +123,15 @@ class _Chunks:
         self.block = 4096
         # The maxima of a block; all scores of its best chunks, and where they go.
         self.bytes_per_query = 4 * self.chunks + keep * (4 * chunk + 64)
-        with full_precision():
-            self._maxima = self._symmetric_maxima() if symmetric else None
+        self._maxima = self._symmetric_maxima() if symmetric else None
 
     def propose(self, queries: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        with full_precision():
-            if self._maxima is None:
-                maxima = self._block_maxima(queries)
-            else:
-                maxima = self._maxima[start : start + len(queries)]
-            highest, chunks = maxima.topk(self.keep, dim=1)
-            scores = self._scores(queries, chunks).flatten(1)
+        if self._maxima is None:
+            maxima = self._block_maxima(queries)
+        else:
+            maxima = self._maxima[start : start + len(queries)]
+        highest, chunks = maxima.topk(self.keep, dim=1)
+        scores = self._scores(queries, chunks).flatten(1)
         values, place = scores.topk(self.keep, dim=1)
         rows = chunks.gather(1, place // self.chunk) * self.chunk + place % self.chunk
         # The same product may have been rounded in two ways, in tiles and anew.
@@ -201,14 +198,3 @@ def _maxima(tile: Tensor, dim: int, chunk: int) -> Tensor:
 
 def _ceil(count: int, step: int) -> int:
     return -(-count // step)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Forbid TF32 and bfloat16 in float32 products: the error bound would not hold."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -251,7 +251,7 @@ class LossSpec:
         given = {}
         for key, value in params.items():
             if entry.prefix:
-                given[key] = value
+                given[key] = check_value(ParamValue, value, f"{where}: {entry.name}.{key}")
                 continue
             if key not in entry.defaults:
                 raise unknown_name(f"parameter of {entry.name}", key, entry.defaults)

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mlbench.augment import Subset
-from mlbench.compilation import set_precision
 from mlbench.config import Plan
 from mlbench.embed import embed
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry, ParamValue
+from mlbench.known_state import known_state
 from mlbench.laboratory import Laboratory, Progress
 from mlbench.machine import raise_lack
 from mlbench.metrics import evaluate_queries, summarize
@@ -139,8 +139,8 @@ def tune(
     _optuna()
     lab = Laboratory(validation_recipe(plan.recipe), plan.files, device, progress)
     spaces = {loss: search_space(LOSSES.get(loss.name), loss) for loss in plan.losses}
-    set_precision(lab.recipe.training.precision)
-    lab.inputs("train", _SEED)  # bad data or weights are named before there is a store
+    with known_state(lab.recipe.training.precision, _SEED):
+        lab.inputs("train", _SEED)  # bad data or weights are named before there is a store
     with _open_store(out) as store:
         return [_tune(loss, space, trials, lab, store, report) for loss, space in spaces.items()]
 
@@ -175,10 +175,11 @@ def _tune(
 
 def evaluate(loss: LossSpec, lab: Laboratory) -> Trial:
     """Train on each fold's other classes and evaluate the last epoch on the fold's own classes."""
-    runs = [
-        _evaluate_fold(RunSpec(lab.recipe, loss, _SEED, fold), lab)
-        for fold in range(lab.recipe.selection.folds)
-    ]
+    with known_state(lab.recipe.training.precision, _SEED):
+        runs = [
+            _evaluate_fold(RunSpec(lab.recipe, loss, _SEED, fold), lab)
+            for fold in range(lab.recipe.selection.folds)
+        ]
     scores = [score for score, _ in runs if score is not None]
     diverged = len(scores) < len(runs)
     score = 0.0 if diverged else math.fsum(scores) / len(scores)

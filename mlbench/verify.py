@@ -14,6 +14,7 @@ from mlbench.baselines import BASELINES
 from mlbench.config import Files
 from mlbench.download import file_sha256
 from mlbench.errors import MlbenchError
+from mlbench.known_state import known_state
 from mlbench.laboratory import Laboratory, Progress
 from mlbench.record import PROTOCOL_VERSION, RunRecord
 from mlbench.registry import LOSSES
@@ -103,7 +104,8 @@ def verify(record: RunRecord, files: Files, device: torch.device, report: Progre
         MlbenchError: the run cannot be made here: no data, no weights, an unknown loss.
     """
     lab = Laboratory(record.recipe, files, device, report)
-    ingredients = tuple(_ingredients(record, lab))
+    with known_state(record.recipe.training.precision, record.seed):
+        ingredients = tuple(_ingredients(record, lab))
     environment = tuple(_environment(record.provenance, provenance.collect(device.type)))
     if not all(each.same for each in ingredients):
         return Verification((*ingredients, *environment), made=False)

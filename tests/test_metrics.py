@@ -201,7 +201,7 @@ GALLERY = {"gallery": ROWS}
         (ROWS, [0, 1, 2], {"ks": (0, 1)}, "ks: expected distinct integers"),
         (ROWS, [0, 1, 2], {"ks": (1, 1)}, "ks: expected distinct integers"),
         (ROWS, [0, 1, 2], {"ks": (1.5,)}, "ks: expected distinct integers"),
-        (ROWS, [0, 1, 2], {"nmi_restarts": 0}, "restarts is 0"),
+        (ROWS, [0, 1, 2], {"nmi_restarts": 0}, "nmi_restarts: 0 must be an integer of at least 1"),
     ],
 )
 def test_bad_input_is_named_in_one_line(rows, labels, options, message):

@@ -26,7 +26,7 @@ from mlbench.comparison import Comparison, compare
 from mlbench.datasets import glyphs
 from mlbench.errors import MlbenchError, printable
 from mlbench.escaping import escape_csv, escape_latex, escape_markdown
-from mlbench.laboratory import _load_features
+from mlbench.features import _load
 from mlbench.table import DATA_FORMATS, SHEET_FORMATS, render, sheets
 from mlbench.terminal import to_text
 
@@ -120,9 +120,9 @@ def objects(fuse: Path) -> np.ndarray:
 
 def test_features_that_hold_code(tmp_path: Path, fuse: Path) -> None:
     np.save(tmp_path / "features.npy", objects(fuse), allow_pickle=True)
-    assert _load_features(tmp_path / "features.npy", 1) is None
+    assert _load(tmp_path / "features.npy", 1) is None
     (tmp_path / "features.npy").write_bytes(pickle.dumps(Bomb(fuse)))
-    assert _load_features(tmp_path / "features.npy", 1) is None
+    assert _load(tmp_path / "features.npy", 1) is None
     assert not fuse.exists()
 
 

@@ -24,7 +24,7 @@ from _photos import image_set, photos, pixels
 from _processes import Figures, Process, take_turns
 from torch.profiler import ProfilerActivity, profile
 
-from mlbench.compilation import set_precision
+from mlbench.known_state import known_state
 from mlbench.laboratory import resolve_device
 
 SIZES = {
@@ -84,9 +84,9 @@ def build_limit(case: Case, layout: str, *, compiled: bool = False) -> tuple[Loo
 
 
 def set_process(case: Case) -> None:
-    """Set torch's threads and precision, as every process of a case has them."""
+    """Set torch's threads, and the known state that a run of that precision has."""
     torch.set_num_threads(case.threads)
-    set_precision(case.precision)
+    known_state(case.precision).__enter__()  # for as long as the process lives
 
 
 def waited(loop: Loop, device: torch.device) -> Loop:
@@ -185,7 +185,8 @@ def main() -> None:
         Case(name, SIZES[name], options.batch, steps, device, options.precision, options.threads)
         for name in names
     ]
-    with photos(max(512, options.batch * max(steps, 8))) as paths:
+    count = max(512, options.batch * max(steps, 8))
+    with known_state(options.precision), photos(count) as paths:
         if options.profile:
             print_profile(cases[0], paths, compiled=options.compile)
             return

@@ -13,6 +13,7 @@ from mlbench.contract.subject import CheckFailed, CheckSkipped, brief, resolve_s
 from mlbench.contract.synchronisation import no_synchronisation
 from mlbench.contract.training import learns
 from mlbench.interfaces import LossEntry
+from mlbench.known_state import known_state
 
 Check = Callable[[LossEntry], None]
 
@@ -63,7 +64,7 @@ def check_loss(subject: LossEntry | str) -> tuple[CheckResult, ...]:
 
     Returns:
         the results in the order of the checks; if one of the first two fails, the others are
-        skipped. The random state of torch is left as it was.
+        skipped. The state of torch, NumPy and their generators is left as it was.
 
     Raises:
         MlbenchError: there is no such loss. (A loss that cannot be built fails its first check.)
@@ -102,7 +103,7 @@ def _one_thread() -> Iterator[None]:
 
 def _run(entry: LossEntry, name: str, check: Check) -> CheckResult:
     try:
-        with torch.random.fork_rng(devices=[]), _one_thread():
+        with known_state(seed=0), _one_thread():
             check(entry)
     except CheckFailed as failure:
         return CheckResult(name, False, str(failure))

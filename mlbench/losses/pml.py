@@ -1,20 +1,29 @@
 """Losses that pytorch-metric-learning computes exactly as their papers define them.
 
-And ``pml:NAME``, which gives any other of its losses as it is.
+And ``pml:NAME``, which gives any other of its losses as it is, if it can train on embeddings and
+labels alone.
 """
 
+import copy
 import inspect
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 import pytorch_metric_learning.losses
+import torch
+import torch.nn.functional as F
 from pytorch_metric_learning import distances, miners, reducers
+from pytorch_metric_learning.losses import GenericPairLoss
+from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_pairs
 from torch import Tensor, nn
 
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import ParamValue
 from mlbench.losses.batch import FullPrecision, euclidean
 from mlbench.losses.sampling import DistanceWeighted
+
+# What its losses and miners raise where they cannot go on.
+_REFUSALS = (AssertionError, AttributeError, IndexError, TypeError, ValueError)
 
 # Untyped: the types that defaults suggest are too narrow (alpha=32 for a float).
 losses: Any = pytorch_metric_learning.losses
@@ -26,10 +35,39 @@ class Adapted(FullPrecision):
     def __init__(self, loss: nn.Module, miner: nn.Module | None = None) -> None:
         super().__init__()
         self.loss, self.miner = loss, miner
+        if isinstance(loss, GenericPairLoss):
+            loss.compute_loss = MethodType(_loss_of_pairs, loss)
 
     def compute(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the scalar loss of ``(B, D)`` embeddings."""
-        return self.loss(x, y, None if self.miner is None else self.miner(x, y))
+        """Return the scalar loss of ``(B, D)`` embeddings.
+
+        Raises:
+            MlbenchError: the library does not take this batch.
+        """
+        try:
+            return self.loss(x, y, None if self.miner is None else self.miner(x, y))
+        except _REFUSALS as error:
+            names = [type(m).__name__ for m in (self.loss, self.miner) if m is not None]
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise MlbenchError(
+                f"{' with '.join(names)} of pytorch-metric-learning does not take a batch of "
+                f"{len(y)} embeddings with labels: {reason}; use another loss or miner"
+            ) from error
+
+
+def _loss_of_pairs(
+    self: Any,
+    embeddings: Tensor,
+    labels: Tensor,
+    indices_tuple: Any,
+    ref_emb: Tensor,
+    ref_labels: Tensor,
+) -> Any:
+    """Do as ``GenericPairLoss.compute_loss``, which takes one pair of each kind for none."""
+    pairs = convert_to_pairs(indices_tuple, labels, ref_labels)
+    if not any(map(len, pairs)):
+        return self.zero_losses()
+    return self.loss_method(self.distance(embeddings, ref_emb), pairs)
 
 
 class Euclidean(distances.LpDistance):
@@ -129,7 +167,8 @@ def by_name(name: str, num_classes: int, embedding_dim: int, **params: ParamValu
         **params: arguments of the loss; those that begin with ``miner_`` are the miner's.
 
     Raises:
-        MlbenchError: an unknown class, or arguments that it refuses.
+        MlbenchError: an unknown class, arguments that it refuses, or a loss or miner that cannot
+            train on embeddings and labels alone.
     """
     loss_name, plus, miner_name = name.partition("+")
     of_miner = {k.removeprefix("miner_"): v for k, v in params.items() if k.startswith("miner_")}
@@ -138,9 +177,22 @@ def by_name(name: str, num_classes: int, embedding_dim: int, **params: ParamValu
     if of_miner and not plus:
         raise MlbenchError(f"pml:{name} has no miner to take miner_{next(iter(of_miner))}")
     loss = _build(losses, losses.BaseMetricLossFunction, loss_name, of_loss, sizes)
-    return Adapted(
-        loss, _build(miners, miners.BaseMiner, miner_name, of_miner, {}) if plus else None
-    )
+    miner = _build(miners, miners.BaseMiner, miner_name, of_miner, {}) if plus else None
+    adapted = Adapted(loss, miner)
+    _try_out(adapted, num_classes, embedding_dim)
+    return adapted
+
+
+def _try_out(adapted: Adapted, num_classes: int, embedding_dim: int) -> None:
+    """Make one training step's passes with a copy, so that what cannot train is refused here."""
+    with torch.random.fork_rng(devices=[]):
+        labels = torch.arange(min(num_classes, 4)).repeat(4)
+        leaf = torch.randn(len(labels), embedding_dim).requires_grad_()
+        value = copy.deepcopy(adapted)(F.normalize(leaf), labels)
+        if not isinstance(value, Tensor) or value.shape != () or not value.requires_grad:
+            name = type(adapted.loss).__name__
+            raise MlbenchError(f"{name} of pytorch-metric-learning gives no scalar to train by")
+        value.backward()
 
 
 def _build(

@@ -1,0 +1,127 @@
+"""Embeddings and labels as callers give them: whatever NumPy or torch can read as numbers."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mlbench.arrays import Labels
+from mlbench.errors import MlbenchError
+
+Vectors = Tensor | npt.ArrayLike
+LabelsLike = Tensor | npt.ArrayLike
+
+_Array = npt.NDArray[Any]
+_WIDER = {"uint16": torch.int32, "uint32": torch.int64, "uint64": torch.float64}
+_OTHERS = {"c": "complex numbers", "O": "Python objects", "U": "strings", "S": "bytes"}
+_OTHERS |= {"T": "strings", "M": "dates", "m": "durations", "V": "records"}
+
+
+def as_vectors(values: Vectors, what: str) -> Tensor:
+    """Return real numbers ``(N, D)`` as a detached tensor, on the device of a given tensor.
+
+    Taken are tensors, arrays of any byte order, strides and precision, nested lists, lists of
+    tensors or arrays, and objects with ``__array__``, ``__array_interface__`` or DLPack.
+
+    Args:
+        values: to be read.
+        what: their name, for messages.
+
+    Raises:
+        MlbenchError: not ``(N, D)``, or not plain real numbers: sparse, masked or meta arrays,
+            lists of unequal lengths, strings, objects, complex or truth values.
+    """
+    rows = _as_tensor(values, what, "(N, D) floats")
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise MlbenchError(
+            f"{what}: expected a non-empty (N, D) array, got shape {tuple(rows.shape)}"
+        )
+    if rows.is_complex() or rows.dtype == torch.bool:
+        raise MlbenchError(f"{what}: expected real numbers, got {rows.dtype}; convert to float32")
+    return rows
+
+
+def as_labels(values: LabelsLike, count: int, what: str) -> Labels:
+    """Return ``(count,)`` integers as int64; what is taken and refused is as in ``as_vectors``."""
+    labels = _as_tensor(values, what, f"({count},) integers").cpu()
+    if labels.shape != (count,):
+        shape = tuple(labels.shape)
+        raise MlbenchError(f"{what}: expected shape ({count},), one a row, got {shape}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        kind = str(labels.dtype).removeprefix("torch.")
+        raise MlbenchError(f"{what}: expected integers, got {kind}; number the classes first")
+    return labels.long().numpy()
+
+
+def _as_tensor(values: Any, what: str, wanted: str) -> Tensor:
+    """Return ``values`` as a dense tensor with values, detached."""
+    _refuse_unreadable(values, what)
+    try:
+        if isinstance(values, Tensor):
+            return _dense(values)
+        if not _has_array(values) and hasattr(values, "__dlpack__"):
+            return _dense(torch.from_dlpack(values))
+        array = np.asarray(_with_arrays(values, what))
+    except (TypeError, ValueError, RuntimeError, BufferError, OverflowError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise MlbenchError(f"{what}: not an array ({reason}); give {wanted}") from error
+    return _from_numpy(array, what)
+
+
+def _refuse_unreadable(values: Any, what: str) -> None:
+    """Raise MlbenchError for containers whose numbers are not all there, or not to be had."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise MlbenchError(f"{what}: a masked array; leave the masked rows out and give its .data")
+    if type(values).__module__.startswith("scipy.sparse"):
+        raise MlbenchError(f"{what}: a sparse matrix; give a dense one, its .toarray()")
+    if not isinstance(values, Tensor):
+        return
+    if values.is_nested or values.layout != torch.strided:
+        raise MlbenchError(f"{what}: a sparse or nested tensor; give a dense one, its .to_dense()")
+    if values.is_meta:
+        raise MlbenchError(f"{what}: a tensor on the meta device has no values; give one that has")
+    if values.is_quantized:
+        raise MlbenchError(f"{what}: a quantized tensor; give its .dequantize()")
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().resolve_conj().resolve_neg()
+    # Torch has no arithmetic for these.
+    return tensor.to(_WIDER.get(str(tensor.dtype).removeprefix("torch."), tensor.dtype))
+
+
+def _has_array(values: object) -> bool:
+    kinds = (list, tuple, np.generic)
+    names = ("__array__", "__array_interface__", "__array_struct__")
+    return isinstance(values, kinds) or any(hasattr(values, name) for name in names)
+
+
+def _with_arrays(values: Any, what: str) -> Any:
+    """Return a (nested) list with arrays in place of tensors; all else as it is."""
+    if isinstance(values, Tensor):
+        _refuse_unreadable(values, what)
+        dense = _dense(values).cpu()
+        return (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy()
+    _refuse_unreadable(values, what)
+    if not isinstance(values, list | tuple) or all(type(v) in (int, float) for v in values):
+        return values
+    return [_with_arrays(each, what) for each in values]
+
+
+def _from_numpy(array: _Array, what: str) -> Tensor:
+    if array.dtype.kind not in "fiub":
+        kind = _OTHERS.get(array.dtype.kind, str(array.dtype))
+        mend = "number the classes first" if "label" in what else "convert to float32"
+        wanted = "integers" if "label" in what else "real numbers"
+        raise MlbenchError(f"{what}: expected {wanted}, got {kind}; {mend}")
+    if array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return _dense(torch.from_numpy(array))
