@@ -60,8 +60,10 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a user's path, a leading ``~`` or ``~USER`` replaced by that home folder.
 
     Raises:
-        MlbenchError: there is no such user, or no home folder.
+        MlbenchError: there is no such user, or no home folder; or a name that no file can have.
     """
+    if "\0" in os.fspath(path):
+        raise MlbenchError(f"no file can be called {os.fspath(path)!r}")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
