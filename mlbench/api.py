@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING
 
 from mlbench.checking import check_value
@@ -57,6 +58,12 @@ def build_loss(name: str, num_classes: int, embedding_dim: int, **params: ParamV
         return entry.build(num_classes, embedding_dim, dict(spec.params))
 
 
+def _check_type(name: str, value: object, kinds: tuple[type, ...]) -> None:
+    if not isinstance(value, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise MlbenchError(f"{name}: expected {wanted}, got {value!r}")
+
+
 def run(
     loss: str,
     *,
@@ -103,6 +110,12 @@ def run(
     from mlbench.runner import run_one
     from mlbench.spec import RunSpec
 
+    paths = (str, PathLike)
+    _check_type("recipe", recipe, paths)
+    _check_type("data_root", data_root, (*paths, NoneType))
+    _check_type("out", out, (*paths, NoneType))
+    _check_type("settings", settings, (Mapping, NoneType))
+    _check_type("device", device, (str,))
     request = Request(
         recipe=str(recipe),
         losses=(loss,),

@@ -91,6 +91,8 @@ class Registry(Generic[E]):
 
     def get(self, name: str) -> E:
         """Return the entry called ``name`` (or ``prefix:argument``); MlbenchError if unknown."""
+        if not isinstance(name, str):  # as callers of the Python API may pass
+            raise MlbenchError(f"{self.kind}: {name!r} is no name")
         entry = self._find(name)
         if entry is None and not self._plugins_loaded:
             self._load_plugins()

@@ -468,8 +468,8 @@ class TestMachine:
         path = saved(tmp_path)
         kept = Checkpoints(tmp_path, SPEC, "this")
         kept.save({"a": 1})
-        scores = store.read_scores(path)
-        assert scores is not None
+        whole = store.read_scores(path)
+        assert whole is not None
         with few_descriptors(0):
             for read in (kept.load, lambda: store.load(path), lambda: store.read_scores(path)):
                 with pytest.raises(MachineError, match="Too many open files; raise the limit"):

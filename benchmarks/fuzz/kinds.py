@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fuzz import planted
 from fuzz.driver import Trial, WrongSuccessError
 from fuzz.mutations import (
     HOSTILE,
@@ -160,6 +161,11 @@ def _check_record(found: RunRecord, path: Path) -> None:
     comparisons = compare({path: found})
     for form in ("text", "markdown", "latex", "html", "csv", "json"):
         render(comparisons, form)
+
+
+def special(rng: Rng, number: int, where: Path) -> None:  # noqa: ARG001
+    """Plant special files and links in a results folder."""
+    planted.special_files(rng, where, *_sample())
 
 
 def queries(rng: Rng, number: int, where: Path) -> None:
@@ -344,6 +350,10 @@ KINDS: dict[str, tuple[Trial, float]] = {
     "CUB index files": (cub, 4),
     "folder trees": (tree, 4),
     "image files": (image, 14),
+    "special files": (special, 8),
+    "archives": (planted.archive, 12),
+    "weights files": (planted.weights, 6),
+    "arguments": (planted.arguments, 14),
     "runs": (run, 0.5),
 }
 """Each kind of input, and its share of all inputs."""
