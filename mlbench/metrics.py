@@ -156,9 +156,9 @@ def nmi(embeddings: Vectors, labels: LabelsLike, *, restarts: int = 10, seed: in
 
     Arguments and errors are those of ``nmi_restarts``.
     """
-    rows = as_vectors(embeddings, "embeddings")
-    runs = nmi_restarts(rows, labels, restarts=restarts, seed=seed)
-    slack = TIE * len(rows)  # points of unit length: rounding grows with their number
+    runs = nmi_restarts(embeddings, labels, restarts=restarts, seed=seed)
+    # An inertia is a difference of sums of about the points' number, which is its rounding's scale.
+    slack = TIE * (1 + max(run.inertia for run in runs))
     return runs[first_highest([-run.inertia for run in runs], slack)].nmi
 
 

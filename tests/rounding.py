@@ -12,17 +12,11 @@ def round_by_shape(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     An element errs by up to half of the bound that holds for D terms in any order (Higham 2002,
     sec. 3.1), so that equal rows and columns do not give equal elements either.
     """
-    for owner, name in (
-        (torch, "mm"),
-        (torch, "bmm"),
-        (torch, "matmul"),
-        (torch.Tensor, "__matmul__"),
-    ):
-        product = getattr(owner, name)
-        monkeypatch.setattr(owner, name, functools.partial(_product, product, seed))
-    # A partial is no method: as an attribute of the class it would not get the tensor itself.
-    bound = torch.Tensor.__matmul__
-    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda self, other: bound(self, other))
+    for owner, name in ((torch, "mm"), (torch, "bmm"), (torch, "matmul")):
+        product = functools.partial(_product, getattr(owner, name), seed)
+        monkeypatch.setattr(owner, name, product)
+    method = torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: _product(method, seed, a, b))
 
 
 def _product(product, seed, a, b, *, out=None):

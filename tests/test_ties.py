@@ -62,10 +62,8 @@ def test_of_restarts_that_tie_the_first_counts(more: float, monkeypatch: Any) ->
 @pytest.mark.parametrize("sign", [1, -1])
 def test_losses_that_differ_by_rounding_alone_are_not_told_apart(sign: int) -> None:
     """Of five seeds, the last digit of every figure is another."""
-    figures: dict[Hashable, np.ndarray] = {seed: np.array([0.6 + seed / 100]) for seed in range(5)}
-    shifted: dict[Hashable, np.ndarray] = {
-        seed: values + sign * 2e-16 for seed, values in figures.items()
-    }
+    figures: dict[Hashable, Any] = {s: np.array([0.6 + s / 100]) for s in range(5)}
+    shifted: dict[Hashable, Any] = {seed: values + sign * 2e-16 for seed, values in figures.items()}
     best, behind, tied = compare_all({"a": figures, "b": shifted})
     assert best == "a"
     assert tied == {"a", "b"}
@@ -84,16 +82,16 @@ def test_pca_keeps_no_direction_without_variance() -> None:
     assert pca(torch.ones(4, 3), test[:, :3], 2).shape == (5, 1)
 
 
-def test_distinct_centres_are_counted_once_whatever_the_halves_of_a_product_say(
+def test_centres_are_one_or_two_whatever_the_halves_of_a_product_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loss = mlbench.build_loss("softtriple", 50, 3, centers_per_class=2)
-    angle = math.acos(0.99)
-    pair = torch.tensor([[1.0, 0.0, 0.0], [math.cos(angle), math.sin(angle), 0.0]])
-    turns = torch.linalg.qr(torch.randn(50, 3, 3))[0]
-    loss.get_parameter("centers").data.copy_(pair @ turns)
-    for seed in range(3):
+    """At a cosine of 0.99, which rounding puts on either side."""
+    loss = mlbench.build_loss("softtriple", 1, 3, centers_per_class=2)
+    sine = math.sqrt(1 - 0.99**2)
+    pair = torch.tensor([[[1.0, 0.0, 0.0], [0.99, sine, 0.0]]])
+    loss.get_parameter("centers").data.copy_(pair)
+    for seed in range(20):
         with monkeypatch.context() as patch:
             round_by_shape(patch, seed)
-            count = 50 * cast(Any, loss).report()["distinct_centers"]
-        assert count == pytest.approx(round(count), abs=1e-3)
+            count = cast(Any, loss).report()["distinct_centers"]
+        assert count in (1, 2)
