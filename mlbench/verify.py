@@ -72,7 +72,6 @@ def files_for(record: RunRecord, data_root: Path | None, weights: Path | None) -
         MlbenchError: the folder of its images is not there; the weights file cannot be read, is
             another one, or is needed and not given.
     """
-    _check_folder(record.dataset.name, data_root)
     wanted = record.recipe.backbone.weights
     by_file = wanted not in ("imagenet", "none")
     if by_file != (weights is not None):
@@ -81,6 +80,7 @@ def files_for(record: RunRecord, data_root: Path | None, weights: Path | None) -
         raise MlbenchError(f"backbone.weights of the record {given}; {mend}")
     if weights is not None and _sha256(weights) != wanted:
         raise MlbenchError(f"{weights}: not the file of SHA-256 {wanted[:12]}... of the record")
+    _check_folder(record.dataset.name, data_root)
     on_bad_image = "skip" if record.dataset.skipped else "error"
     compiled = record.provenance.execution != "eager"
     return Files(data_root, weights, on_bad_image, compile=compiled)

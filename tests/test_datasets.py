@@ -282,6 +282,19 @@ class TestFolder:
         with pytest.warns(MlbenchWarning, match="in 3 pairs of two test images of one class"):
             folder.load(str(photos), None)
 
+    def test_same_content_in_other_test_classes_makes_results_worse(self, photos):
+        original = next((photos / "c").iterdir())
+        shutil.copy(original, photos / "e" / "copy.png")
+        shutil.copy(original, photos / "c" / "copy.png")
+        with pytest.warns(MlbenchWarning) as caught:
+            folder.load(str(photos), None)
+        assert [str(w.message) for w in caught] == [
+            f"folder:photos: the same content in 1 pair of two test images of one class, such as "
+            f"c/copy.png = c/{original.name} (this makes results too good); in 1 pair of two test "
+            f"images of different classes, such as e/copy.png = c/{original.name} (this makes "
+            "results worse); keep one of each"
+        ]
+
     def test_same_content_among_training_images_or_unreadable_ones_is_not(self, photos):
         shutil.copy(photos / "a" / "0.png", photos / "a" / "copy.png")
         for name in "abce":
