@@ -82,6 +82,8 @@ def run(
 ) -> RunRecord:
     """Train and evaluate one loss under one recipe.
 
+    The state of torch, NumPy and their generators has no effect on it and is left as it was.
+
     Args:
         loss: name of a loss.
         recipe: name of a shipped recipe, or the path of a recipe TOML.
@@ -89,7 +91,7 @@ def run(
         data_root: folder of the data set's files.
         backbone: instead of the recipe's.
         settings: recipe fields (``{"schedule.epochs": 2}``) and ``LOSS.parameter`` values.
-        seed: of initialisation, batches and augmentation.
+        seed: of initialisation, batches and augmentation, 0 .. 2^63 - 1.
         fold: validation fold, for recipes with folds.
         device: ``auto``, ``cpu`` or ``cuda``.
         out: folder to save the record in; a record that is there already is returned as it is.

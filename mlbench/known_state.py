@@ -132,36 +132,60 @@ def _cache_flag() -> _Flag:
 @contextmanager
 def _products(*, tf32: bool) -> Iterator[None]:
     """Set at which precision float32 products and convolutions are taken."""
-    legacy = [_attribute(_cudnn, "allow_tf32", tf32)]
-    read, write = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
-    legacy.append(_Flag(read, write, "high" if tf32 else "highest"))
-    before = [(flag, value) for flag in legacy if (value := _readable(flag)) is not None]
-    precisions = {each: torch._C._get_fp32_precision_getter(*each) for each in _PRECISIONS}
+    before = {each: _precision(each) for each in _PRECISIONS}
+    products, convolutions = _older_precisions()
     try:
-        for each in _PRECISIONS:
-            torch._C._set_fp32_precision_setter(*each, "none")
-        for flag in legacy:
-            flag.write(flag.value)
+        _set_precisions(dict.fromkeys(_PRECISIONS, "none"))
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
         yield
     finally:
-        for flag, value in before:
-            flag.write(value)
-        _restore_precisions(precisions)
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+        _set_precisions(before)
 
 
-def _readable(flag: _Flag) -> Any:
-    try:
-        return flag.read()
-    except RuntimeError:
-        return None
+def _precision(each: tuple[str, str]) -> str:
+    return torch._C._get_fp32_precision_getter(*each)
 
 
-def _restore_precisions(before: dict[tuple[str, str], str]) -> None:
-    """Put precisions back, the general ones first; "none" is to inherit them."""
-    for each, value in before.items():
+def _set_precisions(values: dict[tuple[str, str], str]) -> None:
+    """Set precisions, the general ones first; "none" is to inherit them."""
+    for each, value in values.items():
         torch._C._set_fp32_precision_setter(*each, "none")
-        if torch._C._get_fp32_precision_getter(*each) != value:
+        if _precision(each) != value:
             torch._C._set_fp32_precision_setter(*each, value)
+
+
+def _older_precisions() -> tuple[str, bool]:
+    """Return what the older switches say of products and of convolutions.
+
+    Where they disagree with the newer ones, which is when they refuse to be read, the newer ones
+    are changed until they do not.
+    """
+    cuda, mkldnn, unset = (
+        ("cuda", "matmul"),
+        ("mkldnn", "matmul"),
+        dict.fromkeys(_PRECISIONS, "none"),
+    )
+    pairs = (("none", "none"), ("tf32", "tf32"), ("tf32", "bf16"))
+    products = _read(
+        torch.get_float32_matmul_precision,
+        [unset | {cuda: first, mkldnn: second} for first, second in pairs],
+    )
+    return products, _read(
+        functools.partial(getattr, torch.backends.cudnn, "allow_tf32"),
+        [unset | {("cuda", "conv"): each, ("cuda", "rnn"): each} for each in ("none", "tf32")],
+    )
+
+
+def _read(read: Callable[[], Any], tried: list[dict[tuple[str, str], str]]) -> Any:
+    for precisions in tried:
+        try:
+            return read()
+        except RuntimeError:
+            _set_precisions(precisions)
+    return read()
 
 
 @contextmanager

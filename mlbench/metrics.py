@@ -73,13 +73,14 @@ def evaluate(
     NMI is of the queries (``embeddings``) alone, with a gallery too.
 
     Args:
-        embeddings: ``(Q, D)``, any real type; a tensor's device does the work.
-        labels: ``(Q,)`` integers.
+        embeddings: ``(Q, D)`` real numbers: a tensor, whose device does the work, or whatever NumPy
+            or DLPack can read; masked and sparse arrays are refused.
+        labels: ``(Q,)`` integers, likewise.
         gallery: ``(G, D)``.
         gallery_labels: ``(G,)`` integers, given with ``gallery``.
         ks: the k of R@k.
         nmi_restarts: k-means restarts behind NMI.
-        seed: of the k-means restarts.
+        seed: of the k-means restarts, 0 .. 2^63 - 1.
         memory_mb: working memory of the neighbour search, in MiB above inputs and results.
 
     Returns:

@@ -17,7 +17,7 @@ Vectors = Tensor | npt.ArrayLike
 LabelsLike = Tensor | npt.ArrayLike
 
 _Array = npt.NDArray[Any]
-_WIDER = {"uint16": torch.int32, "uint32": torch.int64, "uint64": torch.float64}
+_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 _OTHERS = {"c": "complex numbers", "O": "Python objects", "U": "strings", "S": "bytes"}
 _OTHERS |= {"T": "strings", "M": "dates", "m": "durations", "V": "records"}
 
@@ -55,6 +55,8 @@ def as_labels(values: LabelsLike, count: int, what: str) -> Labels:
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         kind = str(labels.dtype).removeprefix("torch.")
         raise MlbenchError(f"{what}: expected integers, got {kind}; number the classes first")
+    if labels.dtype == torch.uint64 and bool((labels.view(torch.int64) < 0).any()):
+        raise MlbenchError(f"{what}: a number above {2**63 - 1}; number the classes first")
     return labels.long().numpy()
 
 
@@ -92,7 +94,7 @@ def _refuse_unreadable(values: Any, what: str) -> None:
 def _dense(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().resolve_conj().resolve_neg()
     # Torch has no arithmetic for these.
-    return tensor.to(_WIDER.get(str(tensor.dtype).removeprefix("torch."), tensor.dtype))
+    return tensor.to(_WIDER.get(tensor.dtype, tensor.dtype))
 
 
 def _has_array(values: object) -> bool:

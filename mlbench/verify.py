@@ -69,7 +69,8 @@ def files_for(record: RunRecord, data_root: Path | None, weights: Path | None) -
         weights: file of its initial weights, if its recipe names one by SHA-256.
 
     Raises:
-        MlbenchError: the weights file cannot be read, is another one, or is needed and not given.
+        MlbenchError: the folder of its images is not there; the weights file cannot be read, is
+            another one, or is needed and not given.
     """
     wanted = record.recipe.backbone.weights
     by_file = wanted not in ("imagenet", "none")
@@ -79,9 +80,22 @@ def files_for(record: RunRecord, data_root: Path | None, weights: Path | None) -
         raise MlbenchError(f"backbone.weights of the record {given}; {mend}")
     if weights is not None and _sha256(weights) != wanted:
         raise MlbenchError(f"{weights}: not the file of SHA-256 {wanted[:12]}... of the record")
+    _check_folder(record.dataset.name, data_root)
     on_bad_image = "skip" if record.dataset.skipped else "error"
     compiled = record.provenance.execution != "eager"
     return Files(data_root, weights, on_bad_image, compile=compiled)
+
+
+def _check_folder(name: str, data_root: Path | None) -> None:
+    """Raise MlbenchError if ``name`` is a folder of images, which a record names without path."""
+    if not name.startswith("folder:"):
+        return
+    path = Path(data_root or "", name.removeprefix("folder:"))
+    if not path.is_dir():
+        raise MlbenchError(
+            f"data set '{name}' of the record is not at {path}; give the folder that holds it with "
+            "--data-root"
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -272,15 +272,30 @@ class TestFolder:
             folder.load(str(photos), None)
         assert [str(w.message) for w in caught] == [
             "folder:photos: the same content in 1 pair of a test and a training image, such as "
-            "c/copy.png = b/copy.png; this makes results too good, keep one of each"
+            "c/copy.png = a/0.png (this makes results too good); in 1 pair of two training images "
+            "of different classes, such as b/copy.png = a/0.png (their labels contradict each "
+            "other); keep one of each"
         ]
 
     def test_same_content_among_test_images_is_warned_of(self, photos):
         original = next((photos / "c").iterdir())
         for number in range(3):
             shutil.copy(original, photos / "c" / f"copy{number}.png")
-        with pytest.warns(MlbenchWarning, match="in 3 pairs of two test images, such as c/"):
+        with pytest.warns(MlbenchWarning, match="in 3 pairs of two test images of one class"):
             folder.load(str(photos), None)
+
+    def test_same_content_in_other_test_classes_makes_results_worse(self, photos):
+        original = next((photos / "c").iterdir())
+        shutil.copy(original, photos / "e" / "copy.png")
+        shutil.copy(original, photos / "c" / "copy.png")
+        with pytest.warns(MlbenchWarning) as caught:
+            folder.load(str(photos), None)
+        assert [str(w.message) for w in caught] == [
+            f"folder:photos: the same content in 1 pair of two test images of one class, such as "
+            f"c/copy.png = c/{original.name} (this makes results too good); in 1 pair of two test "
+            f"images of different classes, such as e/copy.png = c/{original.name} (this makes "
+            "results worse); keep one of each"
+        ]
 
     def test_same_content_among_training_images_or_unreadable_ones_is_not(self, photos):
         shutil.copy(photos / "a" / "0.png", photos / "a" / "copy.png")

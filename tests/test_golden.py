@@ -3,6 +3,7 @@
 The equations are written here once more, independently of the code and of any other library.
 """
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -441,6 +442,11 @@ LENGTHS = [
 ]
 
 
+def embedded(case: Case, v: Tensor) -> Tensor:
+    """Give embeddings the length that the trainer would give them."""
+    return torch.stack([unit(row) for row in v]) if ENTRIES[case.name].unit_length else v
+
+
 def assert_same(
     value: Tensor, expected: Tensor, inputs: list[Tensor], copies: list[Tensor]
 ) -> None:
@@ -463,13 +469,93 @@ def test_loss_is_the_papers(case: Case, length: float) -> None:
     raw = (length * raw / raw.norm(dim=1, keepdim=True)).requires_grad_()
     copies = [v.detach().clone().requires_grad_() for v in (raw, *weights)]
 
-    def embed(v: Tensor) -> Tensor:
-        return torch.stack([unit(row) for row in v]) if ENTRIES[case.name].unit_length else v
-
-    expected = case.formula(embed(copies[0]), LABELS, *copies[1:], **case.params)
+    expected = case.formula(embedded(case, copies[0]), LABELS, *copies[1:], **case.params)
     torch.manual_seed(1)
-    value = loss(embed(raw), torch.tensor(LABELS))
+    value = loss(embedded(case, raw), torch.tensor(LABELS))
     assert_same(value, expected, [raw, *weights], copies)
+
+
+TINY = {
+    "one positive pair": [0, 0, 1],
+    "one pair, two others": [1, 3, 1, 4],
+    "one pair of each class": [2, 0, 2, 0],
+    "one class and a lone image": [1, 1, 1, 0],
+}
+
+
+@pytest.mark.parametrize("labels", TINY.values(), ids=list(TINY))
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_loss_is_the_papers_on_a_tiny_batch(case: Case, labels: list[int]) -> None:
+    """Libraries take shortcuts where there is little to compare."""
+    loss = mlbench.build_loss(case.name, C, D, **case.params).double()
+    weights = [w.detach() for w in loss.parameters()]
+    for seed in range(20):
+        torch.manual_seed(seed)
+        raw = torch.randn(len(labels), D, dtype=torch.float64)
+        mine, other = raw.clone().requires_grad_(), raw.clone().requires_grad_()
+        expected = case.formula(embedded(case, other), labels, *weights, **case.params)
+        expected = expected + 0 * other.sum()  # where nothing is mined it is a constant
+        torch.manual_seed(1)
+        value = loss(embedded(case, mine), torch.tensor(labels))
+        assert value.item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-9), seed
+        (gradient,) = torch.autograd.grad(value, mine)
+        (expected_gradient,) = torch.autograd.grad(expected, other)
+        assert (gradient - expected_gradient).abs().max() < 1e-8, seed
+
+
+def three_points() -> tuple[Tensor, Tensor]:
+    angles = torch.tensor([0.0, 40.0, 80.0], dtype=torch.float64).deg2rad()
+    x = torch.stack([angles.cos(), angles.sin()], dim=1)
+    return x.requires_grad_(), torch.tensor([0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "name", ["multi_similarity", "pml:MultiSimilarityLoss+MultiSimilarityMiner"]
+)
+def test_multi_similarity_learns_from_one_pair_of_each_kind(name: str) -> None:
+    x, y = three_points()
+    value = mlbench.build_loss(name, 2, 2)(x, y)
+    assert value.item() == pytest.approx(0.16569529, abs=1e-8)
+    (gradient,) = torch.autograd.grad(value, x)
+    assert bool(gradient.any(dim=1).all())
+
+
+SP, SN = math.cos(math.radians(40)), math.cos(math.radians(40))
+DP = DN = 2 * math.sin(math.radians(20))
+ONE_OF_EACH: dict[str, Callable[[float, float, float, float], float]] = {
+    "ContrastiveLoss": lambda _sp, _sn, dp, dn: dp + max(1 - dn, 0),
+    "NTXentLoss": lambda sp, sn, _dp, _dn: math.log(1 + math.exp((sn - sp) / 0.07)),
+    "TupletMarginLoss": lambda sp, sn, _dp, _dn: math.log(
+        1 + math.exp(64 * (sn - math.cos(math.acos(sp) - math.radians(5.73))))
+    ),
+    "CircleLoss": lambda sp, sn, _dp, _dn: math.log(
+        1 + math.exp(80 * (max(sn + 0.4, 0) * (sn - 0.4) - (1.4 - sp) * (sp - 0.6)))
+    ),
+    "MultiSimilarityLoss": lambda sp, sn, _dp, _dn: (
+        (math.log(1 + math.exp(-2 * (sp - 0.5))) / 2 + math.log(1 + math.exp(50 * (sn - 0.5))) / 50)
+        / 3
+    ),
+    "SupConLoss": lambda sp, sn, _dp, _dn: math.log(1 + math.exp((sn - sp) / 0.1)),
+    "LiftedStructureLoss": lambda _sp, _sn, dp, dn: max(1 - dn + dp, 0) ** 2 / 2,
+    "GeneralizedLiftedStructureLoss": lambda _sp, _sn, dp, dn: max(1 - dn + dp, 0) / 3,
+}
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_no_loss_of_pairs_takes_one_pair_of_each_kind_for_none(name: str) -> None:
+    """One anchor, its positive and its negative, as a miner may find them."""
+
+    class OneOfEach(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+            del x, y
+            return torch.tensor([1]), torch.tensor([0]), torch.tensor([1]), torch.tensor([2])
+
+    x, y = three_points()
+    loss = mlbench.build_loss(f"pml:{name}", 2, 2)
+    loss.miner = OneOfEach()
+    expected = ONE_OF_EACH[name](SP, SN, DP, DN)
+    assert loss(x, y).item() == pytest.approx(expected, rel=1e-6)
+    assert expected > 0
 
 
 def test_every_built_in_loss_is_covered() -> None:
@@ -536,6 +622,55 @@ def test_pml_gives_any_loss_of_the_library(name: str) -> None:
     loss = mlbench.build_loss(f"pml:{name}", C, D)
     x = torch.randn(8, D, requires_grad=True)
     assert torch.isfinite(loss(x, torch.arange(8) % 4))
+
+
+def library(module: str, base: str) -> list[str]:
+    """Return the names of all classes of pytorch-metric-learning derived from one."""
+    names = vars(importlib.import_module(f"pytorch_metric_learning.{module}"))
+    kinds = {k: v for k, v in names.items() if isinstance(v, type)}
+    return sorted(k for k, v in kinds.items() if issubclass(v, kinds[base]) and k != base)
+
+
+NEEDED: dict[str, dict[str, ParamValue]] = {
+    "P2SGradLoss": {"descriptors_dim": D},
+    "RankedListLoss": {"margin": 0.4, "Tn": 10},
+    "ManifoldLoss": {"l": D},
+    "GenericPairLoss": {"mat_based_loss": True},
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the library
+@pytest.mark.parametrize("name", library("losses", "BaseMetricLossFunction"))
+def test_a_loss_of_the_library_trains_or_is_refused_when_built(name: str) -> None:
+    """With each miner, and on what recipes make: full batches and a single image."""
+    refused = []
+    for miner in ["", *(f"+{each}" for each in library("miners", "BaseMiner"))]:
+        try:
+            loss = mlbench.build_loss(f"pml:{name}{miner}", C, D, **NEEDED.get(name, {}))
+        except mlbench.MlbenchError:
+            refused.append(miner)
+            continue
+        for labels in ([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2], [2, 2], [3]):
+            x = torch.nn.functional.normalize(torch.randn(len(labels), D)).requires_grad_()
+            loss(x, torch.tensor(labels)).backward()
+    unfit = name in ("VICRegLoss", "ManifoldLoss", "GenericPairLoss")
+    assert ("" in refused) == unfit
+    assert "+EmbeddingsAlreadyPackagedAsTriplets" in refused
+
+
+def test_a_batch_that_the_library_does_not_take_is_one_line() -> None:
+    loss = mlbench.build_loss("pml:SmoothAPLoss", C, D)
+    with pytest.raises(mlbench.MlbenchError, match="same number of elements") as caught:
+        loss(torch.randn(3, D), torch.tensor([0, 0, 1]))
+    assert "\n" not in str(caught.value)
+
+
+def test_every_listed_loss_builds_and_trains() -> None:
+    names = mlbench.list_losses()
+    assert {entry.name for entry in BUILTIN if not entry.prefix} <= set(names)
+    for name in names:
+        x = torch.nn.functional.normalize(torch.randn(12, D)).requires_grad_()
+        mlbench.build_loss(name, C, D)(x, torch.arange(12) % 3).backward()
 
 
 def test_pml_passes_arguments_to_the_loss_and_to_its_miner() -> None:

@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pytorch_metric_learning import distances, losses, miners
 from torch import Tensor
 
 import mlbench
+from mlbench.contract import check_loss
+from mlbench.interfaces import LossEntry
 from mlbench.losses.softtriple import _mean_center_distance
 
 pytestmark = pytest.mark.numeric
@@ -220,3 +224,37 @@ def test_bad_losses_are_named(name: str, params: dict[str, str | float], message
 def test_impossible_sizes_are_named(classes: Any, dim: Any) -> None:
     with pytest.raises(mlbench.MlbenchError, match="integer of at least 1"):
         mlbench.build_loss("softtriple", classes, dim)
+
+
+def test_numbers_of_numpy_and_torch_build_the_same_loss() -> None:
+    torch.manual_seed(0)
+    plain = mlbench.build_loss("softtriple", 4, 3, centers_per_class=2, la=1.5)
+    torch.manual_seed(0)
+    numbers: Any = {"centers_per_class": np.int8(2), "la": np.float32(1.5)}
+    other = mlbench.build_loss("softtriple", np.int64(4), torch.tensor(3), **numbers)  # type: ignore[arg-type]
+    assert torch.equal(plain.get_parameter("centers"), other.get_parameter("centers"))
+    assert (type(other.la), other.la) == (float, 1.5)
+
+
+def test_a_declaration_in_numbers_of_numpy_is_pythons_own() -> None:
+    entry = LossEntry(
+        name="mine",
+        target="mlbench.losses.pairs:contrastive",
+        summary="",
+        images_per_class=np.int64(4),  # type: ignore[arg-type]
+        lr=np.float64(0.5),
+        defaults={"margin": np.float32(1)},  # type: ignore[dict-item]
+    )
+    assert [type(v) for v in (entry.images_per_class, entry.lr, entry.defaults["margin"])] == [
+        int,
+        float,
+        float,
+    ]
+    assert all(result.passed for result in check_loss(replace(entry, lr=None)))
+
+
+def test_a_loss_whose_code_is_not_there_is_named() -> None:
+    for target in ("no_such_module:Loss", "mlbench.losses.pairs:no_such_loss"):
+        entry = LossEntry(name="mine", target=target, summary="")
+        with pytest.raises(mlbench.MlbenchError, match="'mine' cannot be loaded"):
+            entry.build(4, 3, {})

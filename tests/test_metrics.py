@@ -1,8 +1,10 @@
 import importlib
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,7 +181,120 @@ def test_nmi_uses_directions_and_arithmetic_normalisation():
     assert nmi(rows, labels) == pytest.approx(expected)
 
 
+class Exported:
+    """An array behind one of the protocols."""
+
+    def __init__(self, array, *protocols):
+        self.array = array
+        for name in protocols:
+            setattr(self, name, getattr(array, name))
+
+    def __getattr__(self, name):
+        raise AttributeError(name)
+
+
+class WithArray:
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.array, dtype=dtype)
+
+
+class WithDLPack:
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+def read_only(array):
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+ANY_NUMBERS = {
+    "negative strides": lambda a: a[::-1].copy()[::-1],
+    "columns first": np.asfortranarray,
+    "every other row": lambda a: np.repeat(a, 2, axis=0)[::2],
+    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "read-only": read_only,
+    "nested lists": lambda a: a.tolist(),
+    "list of arrays": list,
+    "tuple of tuples": lambda a: tuple(map(tuple, a.tolist())) if a.ndim == 2 else tuple(a),
+    "list of tensors": lambda a: [torch.tensor(row) for row in a],
+    "lists of tensors": lambda a: (
+        [[torch.tensor(v) for v in row] for row in a[:, None].tolist()]
+        if a.ndim == 1
+        else [[torch.tensor(v) for v in row] for row in a.tolist()]
+    ),
+    "__array__": WithArray,
+    "__array_interface__": lambda a: Exported(a, "__array_interface__"),
+    "dlpack": WithDLPack,
+    "tensor": torch.tensor,
+    "memmap": lambda a: np.asarray(a).view(np.memmap),
+}
+
+
+@pytest.mark.parametrize("convert", ANY_NUMBERS.values(), ids=list(ANY_NUMBERS))
+def test_whatever_numpy_and_torch_read_as_numbers_is_taken(convert):
+    rows, labels = clusters(11, classes=3, each=4)
+    expected = evaluate(rows, labels, gallery=rows, gallery_labels=labels)
+    flat = convert(labels) if convert is not ANY_NUMBERS["lists of tensors"] else labels
+    given = convert(rows)
+    assert evaluate(given, flat, gallery=given, gallery_labels=flat) == expected
+
+
+ANY_TYPE = [np.float16, np.float32, np.float64, np.longdouble, np.int8, np.uint8, np.int16]
+ANY_TYPE += [np.uint16, np.int32, np.uint32, np.int64, np.uint64]
+
+
+@pytest.mark.parametrize("dtype", ANY_TYPE)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_every_type_of_real_numbers_is_taken(dtype, order):
+    rows = np.random.default_rng(0).integers(1, 100, (12, 4))
+    labels, kind = np.arange(12) % 3, np.dtype(dtype).newbyteorder(order)
+    whole = np.issubdtype(dtype, np.integer)
+    expected = evaluate(rows, labels)
+    assert evaluate(rows.astype(kind), labels.astype(kind) if whole else labels) == expected
+
+
+def test_tensors_of_every_kind_are_taken():
+    rows = torch.from_numpy(np.random.default_rng(0).integers(1, 100, (12, 4)))
+    labels = torch.arange(12) % 3
+    expected = evaluate(rows, labels)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.uint16, torch.uint64):
+        assert evaluate(rows.to(dtype), labels) == expected, dtype
+        assert evaluate(list(rows.to(dtype)), labels) == expected, dtype
+    with_gradient = rows.double().requires_grad_()
+    assert evaluate(with_gradient * 1, labels) == expected
+    assert evaluate([*with_gradient], [*labels]) == expected
+    assert evaluate(torch.nn.Parameter(rows.float()), labels.to(torch.uint8)) == expected
+    assert evaluate(rows.float().T.contiguous().T, labels.flip(0).flip(0)) == expected
+    with torch.inference_mode():
+        inferred = rows.float() * 1
+    assert evaluate(inferred, labels) == expected
+
+
+def test_numbers_of_numpy_and_torch_are_taken_as_options():
+    rows, labels = clusters(12, classes=3, each=4)
+    expected = evaluate(rows, labels, ks=(1, 3), nmi_restarts=2, seed=5, memory_mb=64)
+    kinds: list[Any] = [np.int64, np.uint8, np.array, torch.tensor]
+    for number in kinds:
+        options = {"nmi_restarts": number(2), "seed": number(5), "memory_mb": number(64)}
+        wanted: list[Any] = [np.array([1, 3]), torch.tensor([1, 3]), [number(1), number(3)]]
+        for ks in [*wanted, range(1, 4, 2)]:
+            assert evaluate(rows, labels, ks=ks, **options) == expected
+
+
 ROWS = np.eye(3)
+MASKED = np.ma.masked_array(ROWS, mask=ROWS > 0)
+LABELS = [0, 1, 2]
 GALLERY = {"gallery": ROWS}
 
 
@@ -201,6 +316,42 @@ GALLERY = {"gallery": ROWS}
         (ROWS, [0, 1, 2], {"ks": (0, 1)}, "ks: expected distinct integers"),
         (ROWS, [0, 1, 2], {"ks": (1, 1)}, "ks: expected distinct integers"),
         (ROWS, [0, 1, 2], {"ks": (1.5,)}, "ks: expected distinct integers"),
+        (MASKED, LABELS, {}, "embeddings: a masked array"),
+        (list(MASKED), LABELS, {}, "embeddings: a masked array"),
+        (ROWS, np.ma.masked_array(LABELS, mask=ROWS[2] > 0), {}, "labels: a masked array"),
+        (ROWS, LABELS, {"gallery": MASKED, "gallery_labels": LABELS}, "gallery: a masked array"),
+        (scipy.sparse.csr_matrix(ROWS), LABELS, {}, "embeddings: a sparse matrix"),
+        (scipy.sparse.coo_array(ROWS), LABELS, {}, "embeddings: a sparse matrix"),
+        (torch.eye(3).to_sparse(), LABELS, {}, "embeddings: a sparse or nested tensor"),
+        (torch.eye(3).to_sparse_coo(), LABELS, {}, "embeddings: a sparse or nested tensor"),
+        ([*torch.eye(3).to_sparse()], LABELS, {}, "embeddings: a sparse or nested tensor"),
+        (torch.eye(3, device="meta"), LABELS, {}, "embeddings: a tensor on the meta device"),
+        (ROWS, torch.arange(3, device="meta"), {}, "labels: a tensor on the meta device"),
+        (ROWS + 0j, LABELS, {}, "embeddings: expected real numbers, got complex"),
+        (torch.eye(3) + 0j, LABELS, {}, "embeddings: expected real numbers, got torch.complex64"),
+        (ROWS > 0, LABELS, {}, "embeddings: expected real numbers, got torch.bool"),
+        (ROWS.astype(str), LABELS, {}, "embeddings: expected real numbers, got strings"),
+        (ROWS.astype("S"), LABELS, {}, "embeddings: expected real numbers, got bytes"),
+        (ROWS.astype(object), LABELS, {}, "embeddings: expected real numbers, got Python objects"),
+        (ROWS.astype("M8[s]"), LABELS, {}, "embeddings: expected real numbers, got dates"),
+        (np.zeros(3, "f4,f4"), LABELS, {}, "embeddings: expected real numbers, got records"),
+        ([[1.0], [1.0, 2.0], [3.0]], LABELS, {}, "embeddings: not an array"),
+        ([torch.ones(1), torch.ones(2), torch.ones(1)], LABELS, {}, "embeddings: not an array"),
+        (None, LABELS, {}, "embeddings: expected real numbers, got Python objects"),
+        ("rows", LABELS, {}, "embeddings: expected real numbers, got strings"),
+        ({"a": 1}, LABELS, {}, "embeddings: expected real numbers, got Python objects"),
+        (ROWS, None, {}, "labels: expected integers, got Python objects"),
+        (ROWS, [0, 1, 2**64], {}, "labels: expected integers, got Python objects"),
+        (ROWS, np.array([0, 1, 2**63], np.uint64), {}, "labels: .* above 9223372036854775807"),
+        (ROWS, LABELS, {"ks": 1}, "ks: expected distinct integers"),
+        (ROWS, LABELS, {"ks": np.array([1.0])}, "ks: expected distinct integers"),
+        (ROWS, LABELS, {"ks": torch.ones(1, device="meta")}, "ks: expected distinct integers"),
+        (ROWS, LABELS, {"ks": (True, 2)}, "ks: expected distinct integers"),
+        *(
+            (ROWS, LABELS, {"seed": seed}, "seed: .* must be an integer from 0 to")
+            for seed in (-1, 2**63, 1.5, True, None, "1", np.int8(-1), np.float32(1), [1])
+        ),
+        (ROWS, LABELS, {"memory_mb": np.float64(1)}, "memory_mb: .* must be an integer"),
         (ROWS, [0, 1, 2], {"nmi_restarts": 0}, "nmi_restarts: 0 must be an integer of at least 1"),
     ],
 )

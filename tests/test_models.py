@@ -51,9 +51,10 @@ def test_a_loaded_model_gives_the_figures_of_its_record(
 ) -> None:
     path = kept(photos, tmp_path / "out", **changes)
     paths, labels = evaluated(photos)
-    torch.backends.cudnn.allow_tf32 = True  # what torch begins with
-    embeddings = mlbench.load_model(path, device="cpu").embed(paths)
-    assert not torch.backends.cudnn.allow_tf32, "the run was made in fp32"
+    model, tf32 = mlbench.load_model(path, device="cpu"), set()
+    model.register_forward_hook(lambda *_: tf32.add(torch.backends.cudnn.allow_tf32))
+    embeddings = model.embed(paths)
+    assert tf32 == {False}, "the run was made in fp32"
     assert embeddings.dtype == torch.float32
     assert embeddings.norm(dim=1).numpy() == pytest.approx(1, abs=1e-6)
     record = store.load(path)

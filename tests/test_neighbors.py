@@ -240,7 +240,7 @@ GOOD = np.eye(3)
         (GOOD, np.eye(4), {}, "queries have 3 dimensions and the gallery 4"),
         (np.empty((0, 3)), GOOD, {}, "queries: expected a non-empty"),
         (np.ones(3), GOOD, {}, r"queries: expected a non-empty \(N, D\) array, got shape \(3,\)"),
-        ([["a"]], GOOD, {}, "queries: not an array"),
+        ([["a"]], GOOD, {}, "queries: expected real numbers, got strings"),
         (GOOD * 1j, GOOD, {}, "queries: expected real numbers"),
         (GOOD, GOOD, {"k": 0}, "k: 0 must be an integer of at least 1"),
         (GOOD, GOOD, {"memory_mb": 0}, "memory_mb: 0 must be an integer of at least 1"),

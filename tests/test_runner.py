@@ -39,6 +39,44 @@ def results_of(record: mlbench.RunRecord) -> tuple[Any, ...]:
     return record.metrics, [row.loss for row in record.curve], record.loss_report
 
 
+def test_numbers_of_numpy_and_torch_ask_for_the_same_run(photos: Path) -> None:
+    settings: dict[str, Any] = {"batch.drop_last": True, "softtriple.la": 15.5}
+    others: dict[str, Any] = {
+        "batch.size": np.uint8(16),
+        "batch.drop_last": np.bool_(True),
+        "softtriple.la": np.float32(15.5),
+        "head.dim": torch.tensor(8),
+        "schedule.milestones": np.array([1]),
+        "evaluation.ks": (np.int64(1), np.array(2)),
+    }
+    plain = quick_run(photos, seed=3, settings=settings | {"evaluation.ks": [1, 2]})
+    for seed in (np.int64(3), np.array(3), torch.tensor(3)):
+        other = quick_run(photos, seed=seed, settings=others, compile=np.bool_(False))
+        assert other.spec.run_id == plain.spec.run_id
+        assert type(other.seed) is int
+        assert mlbench.RunRecord.from_json(other.to_json(), "record") == other
+        assert results_of(other) == results_of(plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({"seed": s}, "seed: .* from 0 to") for s in (-1, 2**63, 1.0, True, None, np.int8(-1))),
+        ({"fold": np.int64(0)}, "fold: 0 does not go with"),
+        ({"settings": {"head.dim": np.float32(8)}}, "head.dim: expected an integer"),
+        ({"settings": {"softtriple.la": np.float32("nan")}}, "softtriple.la: .* finite"),
+        ({"settings": {"softtriple.la": torch.ones((), device="meta")}}, "expected a number"),
+        ({"settings": {"softtriple.la": np.complex64(1)}}, "expected a number"),
+        ({"compile": 1}, "compile: expected true or false"),
+        ({"keep_model": None}, "keep_model: expected true or false"),
+    ],
+)
+def test_bad_numbers_are_one_line(photos: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(mlbench.MlbenchError, match=message) as caught:
+        quick_run(photos, **options)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("loss", ["softtriple", "npairs"])
 def test_one_seed_gives_one_result(photos: Path, loss: str) -> None:
     first, again, other = (quick_run(photos, loss, seed=s) for s in (3, 3, 4))

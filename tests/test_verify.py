@@ -86,6 +86,16 @@ def test_other_data_is_named_before_any_training(
     assert "R@1" not in result.output
 
 
+def test_a_folder_that_is_elsewhere_is_asked_for(made: tuple[Path, RunRecord]) -> None:
+    """A record names its folder of images without a path."""
+    result = CliRunner().invoke(main, ["verify", str(made[0])])
+    assert result.exit_code == 2, result.output
+    assert result.stderr == (
+        "Error: data set 'folder:photos' of the record is not at photos; give the folder that "
+        "holds it with --data-root\n"
+    )
+
+
 def test_a_changed_weights_file_option_is_one_line(
     made: tuple[Path, RunRecord], photos: Path, tmp_path: Path
 ) -> None:

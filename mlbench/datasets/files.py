@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,15 @@ from mlbench.regular import IrregularFileError, open_regular
 
 _UNREADABLE = bytes(32)
 """In place of the digest of a file that cannot be read."""
+
+_Contained = tuple[ImageSet, Sequence[bytes]]
+"""A side of a split, with the digest of each of its files."""
+
+
+class _Content(NamedTuple):
+    name: str
+    label: int
+    digest: bytes
 
 
 def image_files(
@@ -44,9 +54,8 @@ def file_dataset(
 ) -> Dataset:
     """Return the data set of sides of files under ``folder``, fingerprinted.
 
-    A file that cannot be read is named where its pixels are, with all other bad ones. Images that
-    make the results too good are warned of: test images whose very content is another test image's
-    or a training image's.
+    A file that cannot be read is named where its pixels are, with all other bad ones. Images whose
+    very content is another's are warned of: test images, and training images of two classes.
     """
     sides = [images for images in (train, test, gallery) if images is not None]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -58,39 +67,55 @@ def file_dataset(
     return Dataset(name, train, test, fingerprint(contained), gallery)
 
 
-def _warn_of_copies(
-    name: str,
-    train: tuple[ImageSet, Sequence[bytes]],
-    evaluated: Sequence[tuple[ImageSet, Sequence[bytes]]],
-) -> None:
-    trained = {digest: image for image, digest in _contents(train)}
-    tested: dict[bytes, str] = {}
-    leaked, repeated = [], []
-    for image, digest in itertools.chain.from_iterable(map(_contents, evaluated)):
-        if digest in trained:
-            leaked.append(f"{image} = {trained[digest]}")
-        if tested.setdefault(digest, image) != image:
-            repeated.append(f"{image} = {tested[digest]}")
-    kinds = (("a test and a training image", leaked), ("two test images", repeated))
+def _warn_of_copies(name: str, train: _Contained, evaluated: Sequence[_Contained]) -> None:
+    trained = list(_contents(train))
+    tested = list(itertools.chain.from_iterable(map(_contents, evaluated)))
+    first = {image.digest: image.name for image in reversed(trained)}
+    leaked = [f"{each.name} = {first[each.digest]}" for each in tested if each.digest in first]
+    alike, unlike = _copies(tested)
+    kinds = (
+        ("a test and a training image", leaked, "this makes results too good"),
+        ("two test images of one class", alike, "this makes results too good"),
+        ("two test images of different classes", unlike, "this makes results worse"),
+        (
+            "two training images of different classes",
+            _copies(trained)[1],
+            "their labels contradict each other",
+        ),
+    )
     found = [
-        f"{len(pairs):,} pair{'s' * (len(pairs) > 1)} of {kind}, such as {pairs[0]}"
-        for kind, pairs in kinds
+        f"{len(pairs):,} pair{'s' * (len(pairs) > 1)} of {kind}, such as {pairs[0]} ({effect})"
+        for kind, pairs, effect in kinds
         if pairs
     ]
     if found:
         warnings.warn(
-            f"{name}: the same content in {'; in '.join(found)}; this makes results too good, keep "
-            "one of each",
+            f"{name}: the same content in {'; in '.join(found)}; keep one of each",
             DataWarning,
             stacklevel=3,
         )
 
 
-def _contents(side: tuple[ImageSet, Sequence[bytes]]) -> Iterator[tuple[str, bytes]]:
-    """Yield name and digest of each file with content."""
+def _copies(images: Iterable[_Content]) -> tuple[list[str], list[str]]:
+    """Pair each image with the first of its content in its own class, and in another class."""
+    first: dict[bytes, dict[int, str]] = {}
+    alike, unlike = [], []
+    for image in images:
+        by_label = first.setdefault(image.digest, {})
+        others = [name for label, name in by_label.items() if label != image.label]
+        if by_label.setdefault(image.label, image.name) != image.name:
+            alike.append(f"{image.name} = {by_label[image.label]}")
+        if others:
+            unlike.append(f"{image.name} = {others[0]}")
+    return alike, unlike
+
+
+def _contents(side: _Contained) -> Iterator[_Content]:
+    """Yield name, label and digest of each file with content."""
     images, digests = side
     without = (_UNREADABLE, hashlib.sha256().digest())
-    return ((n, d) for n, d in zip(images.names, digests, strict=True) if d not in without)
+    rows = map(_Content, images.names, images.labels.tolist(), digests)
+    return (row for row in rows if row.digest not in without)
 
 
 def fingerprint(sides: Iterable[tuple[ImageSet, Iterable[bytes]]]) -> str:
