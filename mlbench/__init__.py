@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mlbench._version import __version__
-from mlbench.process import set_up
+from mlbench.system.process import set_up
 
 # Here, as whatever may load torch imports this first.
 set_up()

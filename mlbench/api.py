@@ -50,7 +50,7 @@ def build_loss(name: str, num_classes: int, embedding_dim: int, **params: ParamV
     Raises:
         MlbenchError: unknown name or parameter (near misses are named), or a wrong value.
     """
-    from mlbench.known_state import known_state
+    from mlbench.system.known_state import known_state
 
     entry = LOSSES.get(name)
     spec = LossSpec.of(entry, params)

@@ -19,11 +19,11 @@ from mlbench.claims import run_claim
 from mlbench.config import Plan
 from mlbench.errors import MlbenchError, MlbenchWarning, first_few
 from mlbench.laboratory import Laboratory, Progress
-from mlbench.machine import lack
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import run_one
 from mlbench.spec import LossSpec, Recipe, RunSpec
+from mlbench.system.machine import lack
 
 _POLL_SECONDS = 0.5
 

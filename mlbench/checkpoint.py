@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlbench.errors import MlbenchWarning
-from mlbench.machine import raise_lack
-from mlbench.paths import atomic_file, remove_stale
-from mlbench.regular import open_regular
+from mlbench.system.files import atomic_file, remove_stale
+from mlbench.system.machine import raise_lack
+from mlbench.system.regular import open_regular
 
 if TYPE_CHECKING:
     from mlbench.spec import RunSpec

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlbench.checking import build, check_value
-from mlbench.download import file_sha256
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
-from mlbench.paths import expanded
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
-from mlbench.regular import read_regular
 from mlbench.spec import LossSpec, Recipe, RunSpec, recipe_keys
+from mlbench.system.files import expanded, file_sha256
+from mlbench.system.regular import read_regular
 
 _TOML_BYTES = 1 << 24
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from mlbench.arrays import Labels
 from mlbench.errors import MlbenchError, first_few
-from mlbench.machine import raise_lack
-from mlbench.regular import open_regular
+from mlbench.system.machine import raise_lack
+from mlbench.system.regular import open_regular
 
 Array = npt.NDArray[Any]
 

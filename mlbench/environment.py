@@ -13,8 +13,8 @@ from typing import Any
 from mlbench import provenance
 from mlbench._version import __version__
 from mlbench.errors import MlbenchError
-from mlbench.paths import cache_dir
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
+from mlbench.system.files import cache_dir
 
 _PREFIXES = ("MLBENCH_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "CUDA_", "CUBLAS_")
 _PREFIXES += ("NVIDIA_VISIBLE", "TORCH", "PYTORCH_", "PYTHONHASHSEED", "RAY_")

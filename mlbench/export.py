@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from mlbench.errors import MlbenchError
-from mlbench.known_state import known_state
 from mlbench.models import Model, plain
+from mlbench.system.known_state import known_state
 
 Format = Literal["onnx", "pt2", "safetensors"]
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlbench import npz
-from mlbench.claims import built_once
-from mlbench.machine import raise_lack
-from mlbench.paths import atomic_file
+from mlbench.system import npz
+from mlbench.system.files import atomic_file
+from mlbench.system.locks import built_once
+from mlbench.system.machine import raise_lack
 
 Batches = Callable[[int], Iterator[Tensor]]
 """The features from one image on, batch after batch: ``(B, F)`` each."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import ExifTags, Image, features
 from PIL.TiffImagePlugin import TiffImageFile
 
-from mlbench.regular import open_regular
+from mlbench.system.regular import open_regular
 
 IMAGE_BYTES = 1_000_000_000
 """The most bytes of an image file."""

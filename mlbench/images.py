@@ -15,12 +15,12 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from mlbench.arrays import ImageArray
-from mlbench.claims import built_once
 from mlbench.errors import MlbenchError, first_few
 from mlbench.formats import open_image, upright
 from mlbench.interfaces import ImageSet
-from mlbench.paths import atomic_file, cache_dir
-from mlbench.regular import IrregularFileError
+from mlbench.system.files import atomic_file, cache_dir
+from mlbench.system.locks import built_once
+from mlbench.system.regular import IrregularFileError
 
 CACHE_VERSION = 1
 """To be raised whenever decoding, resizing or the layout of the file changes."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mlbench.errors import MlbenchError
-from mlbench.known_state import known_state
+from mlbench.system.known_state import known_state
 
 # Distances at a time: a processor's cache should hold them, a GPU wants many.
 BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}

@@ -21,13 +21,13 @@ from mlbench.errors import MlbenchError
 from mlbench.features import cached_features
 from mlbench.images import BadImagesError, PixelCache, open_cache
 from mlbench.interfaces import Backbone, Dataset, ImageSet
-from mlbench.known_state import known_state
 from mlbench.model import Embedder, Trunk, build_head
-from mlbench.paths import cache_dir
 from mlbench.provenance import Execution
 from mlbench.registry import BACKBONES, DATASETS, PROGRAM
 from mlbench.screening import check_dataset, list_bad, without_bad_images
 from mlbench.spec import Recipe, digest
+from mlbench.system.files import cache_dir
+from mlbench.system.known_state import known_state
 
 Side = Literal["train", "test", "gallery"]
 Progress = Callable[[str, int, int], None]

@@ -12,10 +12,10 @@ from mlbench.checking import build
 from mlbench.comparison import differences
 from mlbench.config import Plan
 from mlbench.errors import MlbenchError
-from mlbench.paths import atomic_file
 from mlbench.spec import LossSpec, Recipe
 from mlbench.statistics import Difference, Estimate, estimate, paired_difference
 from mlbench.store import query_scores
+from mlbench.system.files import atomic_file
 
 if TYPE_CHECKING:
     from mlbench.record import RunRecord

@@ -26,7 +26,7 @@ from rich.text import Text
 
 from mlbench.errors import printable
 from mlbench.executors import ExecutorOptions
-from mlbench.interrupts import HOW_TO_CONTINUE, exit_code
+from mlbench.system.interrupts import HOW_TO_CONTINUE, exit_code
 from mlbench.tracking import TrackerSpec, Tracking
 
 if TYPE_CHECKING:

@@ -33,15 +33,15 @@ from mlbench.errors import MlbenchError
 from mlbench.formats import upright
 from mlbench.images import decode, decoded, to_rgb
 from mlbench.interfaces import ImageSet
-from mlbench.known_state import known_state
 from mlbench.laboratory import resolve_device
-from mlbench.machine import raise_lack
 from mlbench.model import Embedder, Trunk, build_head
-from mlbench.paths import atomic_file
 from mlbench.record import RunRecord
 from mlbench.registry import BACKBONES
-from mlbench.regular import is_regular
 from mlbench.spec import digest
+from mlbench.system.files import atomic_file
+from mlbench.system.known_state import known_state
+from mlbench.system.machine import raise_lack
+from mlbench.system.regular import is_regular
 
 if TYPE_CHECKING:
     from mlbench.laboratory import Laboratory

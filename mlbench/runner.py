@@ -20,8 +20,6 @@ from mlbench.augment import FeatureSource, Subset
 from mlbench.baselines import BASELINES, pca
 from mlbench.checkpoint import Checkpoints
 from mlbench.embed import embed
-from mlbench.interrupts import Interrupted
-from mlbench.known_state import known_state
 from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
 from mlbench.metrics import QueryResults, evaluate_queries, nmi, summarize
 from mlbench.migrations import SCHEMA_VERSION
@@ -35,6 +33,8 @@ from mlbench.record import (
 )
 from mlbench.registry import LOSSES
 from mlbench.spec import RunSpec, digest
+from mlbench.system.interrupts import Interrupted
+from mlbench.system.known_state import known_state
 from mlbench.ties import TIE
 from mlbench.trainer import Epoch, Trainer, diverged
 

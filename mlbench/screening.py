@@ -18,8 +18,8 @@ from mlbench.arrays import ImageArray
 from mlbench.errors import DataWarning, MlbenchError, first_few, printable
 from mlbench.images import CACHE_VERSION, find_bad
 from mlbench.interfaces import Dataset, ImageSet
-from mlbench.paths import atomic_file, cache_dir
-from mlbench.regular import read_regular
+from mlbench.system.files import atomic_file, cache_dir
+from mlbench.system.regular import read_regular
 
 _MOST_BYTES = 1 << 30
 

@@ -14,16 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlbench import npz
 from mlbench.datasets.listing import list_images, warn_of_others
-from mlbench.download import file_sha256
 from mlbench.errors import MlbenchError, first_few
-from mlbench.known_state import known_state
-from mlbench.machine import raise_lack
 from mlbench.models import SUFFIXES, Model, Progress, embed_images, image_set
 from mlbench.neighbors import nearest, unit_rows
-from mlbench.paths import atomic_file, expanded
-from mlbench.regular import is_regular
+from mlbench.system import npz
+from mlbench.system.files import atomic_file, expanded, file_sha256
+from mlbench.system.known_state import known_state
+from mlbench.system.machine import raise_lack
+from mlbench.system.regular import is_regular
 
 State = Literal["same", "changed", "gone"]
 Stamps = npt.NDArray[np.int64]

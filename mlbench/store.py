@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlbench import npz
 from mlbench.contrasts import mean_score
 from mlbench.errors import MlbenchError
-from mlbench.machine import MachineError, raise_lack
-from mlbench.paths import atomic_file, check_path
 from mlbench.record import PROTOCOL_VERSION, RunRecord
-from mlbench.regular import read_regular
 from mlbench.spec import RunSpec
+from mlbench.system import npz
+from mlbench.system.files import atomic_file, check_path
+from mlbench.system.machine import MachineError, raise_lack
+from mlbench.system.regular import read_regular
 
 if TYPE_CHECKING:
     import numpy as np

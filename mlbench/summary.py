@@ -14,11 +14,11 @@ import msgspec
 
 from mlbench.comparison import Comparison, Identity, compare, told_apart
 from mlbench.errors import MlbenchError
-from mlbench.paths import atomic_file, cache_dir
 from mlbench.provenance import source_digest
 from mlbench.registry import LOSSES
-from mlbench.regular import read_regular
 from mlbench.store import is_record, no_collection, read_records, record_files
+from mlbench.system.files import atomic_file, cache_dir
+from mlbench.system.regular import read_regular
 
 # A file changed twice within the clock's grain would look unchanged after the second time.
 _SETTLED_NS = 2_000_000_000

@@ -23,16 +23,16 @@ from mlbench.config import Plan
 from mlbench.embed import embed
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry, ParamValue
-from mlbench.known_state import known_state
 from mlbench.laboratory import Laboratory, Progress
-from mlbench.machine import raise_lack
 from mlbench.metrics import evaluate_queries, summarize
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
-from mlbench.regular import open_regular
 from mlbench.runner import Stopwatch, has_directions, train
 from mlbench.spec import LossSpec, Recipe, RunSpec, digest
 from mlbench.statistics import Estimate, estimate
+from mlbench.system.known_state import known_state
+from mlbench.system.machine import raise_lack
+from mlbench.system.regular import open_regular
 from mlbench.table import Line, Sheet, percent
 from mlbench.ties import first_highest
 

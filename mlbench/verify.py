@@ -12,13 +12,13 @@ import torch
 from mlbench import provenance
 from mlbench.baselines import BASELINES
 from mlbench.config import Files
-from mlbench.download import file_sha256
 from mlbench.errors import MlbenchError
-from mlbench.known_state import known_state
 from mlbench.laboratory import Laboratory, Progress
 from mlbench.record import PROTOCOL_VERSION, RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import run_one
+from mlbench.system.files import file_sha256
+from mlbench.system.known_state import known_state
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlbench import archives
-from mlbench.archives import Limits, unpack
 from mlbench.errors import MlbenchError
+from mlbench.system import archives
+from mlbench.system.archives import Limits, unpack
 
 LIMITS = Limits(files=100, bytes=100_000)
 GOOD = {"top/a.jpg": b"aa", "top/deep/er/b.jpg": b"b" * 3000, "other.txt": b"left out"}

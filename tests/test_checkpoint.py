@@ -25,14 +25,14 @@ from mlbench.cells import make_run
 from mlbench.checkpoint import Checkpoints
 from mlbench.config import Request, make_plan
 from mlbench.errors import MlbenchWarning
-from mlbench.interrupts import Interrupted
 from mlbench.laboratory import Laboratory
 from mlbench.model import Embedder
-from mlbench.paths import _machine, atomic_file
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import _Selection, run_one
 from mlbench.spec import LossSpec, RunSpec
+from mlbench.system.files import _machine, atomic_file
+from mlbench.system.interrupts import Interrupted
 from mlbench.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -370,7 +370,7 @@ class Trap:
 class TestAtomicFile:
     def test_what_a_dead_writer_left_goes_at_once(self, tmp_path: Path) -> None:
         script = (
-            "import os, sys; from pathlib import Path; from mlbench.paths import atomic_file\n"
+            "import os, sys; from pathlib import Path; from mlbench.system.files import atomic_file\n"
             "with atomic_file(Path(sys.argv[1])) as file: os._exit(9)"
         )
         subprocess.run([sys.executable, "-c", script, tmp_path / "dead"], check=False)

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from mlbench.arrays import ImageArray
-from mlbench.claims import built_once, run_claim
+from mlbench.claims import run_claim
 from mlbench.config import load_recipe
 from mlbench.errors import MlbenchError
 from mlbench.images import open_cache
 from mlbench.interfaces import ImageSet
 from mlbench.spec import LossSpec, RunSpec
+from mlbench.system.locks import built_once
 
 SPEC = RunSpec(load_recipe("default"), LossSpec("npairs"), 0)
 FORK = multiprocessing.get_context("fork")

@@ -20,7 +20,7 @@ from webserver import Page, Server, serving
 
 from mlbench.cli import main
 from mlbench.datasets import cars196, cub200, inshop, sources
-from mlbench.download import Pin
+from mlbench.system.download import Pin
 
 OFFICIAL = dict(sources.SOURCES)
 

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from webserver import Page, Server, serving
 
-from mlbench import download
-from mlbench.download import Pin, fetch, fetch_published, file_sha256
 from mlbench.errors import MlbenchError
+from mlbench.system import download
+from mlbench.system.download import Pin, fetch, fetch_published
+from mlbench.system.files import file_sha256
 
 PAYLOAD = bytes(range(256)) * 9000  # more than two read chunks
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()

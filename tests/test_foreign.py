@@ -26,23 +26,25 @@ from test_record import RUNS, record
 from test_resources import disk_of
 from webserver import Page, Server, serving
 
-from mlbench import archives, checkpoint, download, embeddings, npz, paths, store, summary, tune
+from mlbench import checkpoint, embeddings, store, summary, tune
 from mlbench.backbones.weights import read_state
 from mlbench.cells import _problem
 from mlbench.checkpoint import Checkpoints
 from mlbench.claims import run_claim
 from mlbench.config import load_recipe
-from mlbench.download import Pin, fetch, fetch_published
 from mlbench.embeddings import read_embeddings
 from mlbench.errors import MlbenchError
-from mlbench.machine import MachineError, lack
 from mlbench.metrics import evaluate_queries
-from mlbench.pace import Pace
-from mlbench.paths import atomic_file
-from mlbench.regular import IrregularFileError
 from mlbench.report import write_report
 from mlbench.report.data import embeddings_of
 from mlbench.search import open_index
+from mlbench.system import archives, download, files, npz
+from mlbench.system import files as paths
+from mlbench.system.download import Pin, fetch, fetch_published
+from mlbench.system.files import atomic_file
+from mlbench.system.machine import MachineError, lack
+from mlbench.system.pace import Pace
+from mlbench.system.regular import IrregularFileError
 
 SPEC = RUNS[0]
 
@@ -247,7 +249,7 @@ class TestSpecialFiles:
             ("a.index.npz", open_index),
             ("a.npy", npz.read_array),
             ("a.json", store.load),
-            ("a.pth", lambda path: download.file_sha256(path)),
+            ("a.pth", lambda path: files.file_sha256(path)),
         ],
     )
     def test_what_a_user_names(

@@ -18,7 +18,7 @@ from mlbench.arrays import ImageArray
 from mlbench.errors import MlbenchError, first_few
 from mlbench.images import PixelCache, decode, find_bad, open_cache
 from mlbench.interfaces import ImageSet
-from mlbench.paths import atomic_file
+from mlbench.system.files import atomic_file
 
 RNG = np.random.default_rng(0)
 

@@ -19,7 +19,7 @@ from conftest import QUICK
 
 from mlbench import store
 from mlbench.cli import main
-from mlbench.interrupts import (
+from mlbench.system.interrupts import (
     GRACE_SECONDS,
     HOW_TO_CONTINUE,
     SIGNALS,
@@ -141,7 +141,7 @@ def test_other_threads_are_left_alone() -> None:
 
 COMPUTING = """
 import hashlib, sys
-from mlbench import interrupts
+from mlbench.system import interrupts
 interrupts.GRACE_SECONDS = float(sys.argv[1])
 with interrupts.install():
     print("computing", flush=True)

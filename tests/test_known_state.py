@@ -15,7 +15,7 @@ from conftest import QUICK
 
 import mlbench
 from mlbench.contract import check_loss
-from mlbench.known_state import known_state
+from mlbench.system.known_state import known_state
 
 State = Callable[[], AbstractContextManager[Any]]
 
@@ -221,7 +221,7 @@ MIXED = [
 ]
 SCRIPT = """
 import torch, mlbench
-from mlbench.known_state import known_state
+from mlbench.system.known_state import known_state
 
 NAMES = [("generic", "all")] + [(b, o) for b in ("cuda", "mkldnn")
          for o in ("all", "matmul", "conv", "rnn")]

@@ -12,9 +12,9 @@ from mlbench.cli import main
 from mlbench.config import load_recipe
 from mlbench.errors import MlbenchError
 from mlbench.losses import BUILTIN
-from mlbench.paths import check_path, expanded
 from mlbench.registry import LOSSES
 from mlbench.spec import LossSpec, RunSpec
+from mlbench.system.files import check_path, expanded
 
 LONGEST = 255
 """Bytes of a file name on the usual file systems."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mlbench import npz
+from mlbench.system import npz
 
 DAMAGED = (ValueError, struct.error, zlib.error)
 numbers = arrays.arrays(

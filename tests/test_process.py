@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from mlbench import process
 from mlbench.executors import ray
+from mlbench.system import process
 
 PROBE = """
 import json, os, resource, sys

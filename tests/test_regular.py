@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlbench.errors import MlbenchError
-from mlbench.regular import IrregularFileError, is_regular, open_regular, read_regular
+from mlbench.system.regular import IrregularFileError, is_regular, open_regular, read_regular
 
 
 def test_opens_a_file_and_a_link_to_one(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_what_grows_while_it_is_read_ends_at_the_limit(
     (tmp_path / "file").write_bytes(b"1")
     opened = open_regular(tmp_path / "file", limit=8)
     (tmp_path / "file").write_bytes(bytes(100))
-    monkeypatch.setattr("mlbench.regular.open_regular", lambda *_, **__: opened)
+    monkeypatch.setattr("mlbench.system.regular.open_regular", lambda *_, **__: opened)
     with pytest.raises(MlbenchError, match="more than 8 bytes"):
         read_regular(tmp_path / "file", limit=8)
 

@@ -31,7 +31,7 @@ from mlbench.crops import open_crops
 from mlbench.datasets import folder
 from mlbench.errors import DataWarning, MlbenchError
 from mlbench.images import PixelCache, open_cache
-from mlbench.paths import cache_dir, expanded, remove_stale
+from mlbench.system.files import cache_dir, expanded, remove_stale
 from mlbench.table import Line, Sheet, sheets
 from mlbench.terminal import to_list, to_text
 

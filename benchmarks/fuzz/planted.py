@@ -19,8 +19,7 @@ from fuzz.driver import WrongSuccessError
 from fuzz.mutations import HOSTILE, Rng, pick, spoil_bytes
 
 import mlbench
-from mlbench import checkpoint, paths, store
-from mlbench.archives import Limits, unpack
+from mlbench import checkpoint, store
 from mlbench.backbones.weights import read_state
 from mlbench.claims import run_claim
 from mlbench.config import load_recipe
@@ -32,6 +31,8 @@ from mlbench.registry import LOSSES
 from mlbench.report.data import embeddings_of
 from mlbench.search import open_index
 from mlbench.summary import summarise
+from mlbench.system import files as paths
+from mlbench.system.archives import Limits, unpack
 
 _PRECIOUS = b"precious"
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mlbench import provenance
-from mlbench.paths import atomic_file
+from mlbench.system.files import atomic_file
 from mlbench.terminal import to_list
 
 Seconds = dict[str, list[float]]

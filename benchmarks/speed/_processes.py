@@ -14,7 +14,7 @@ from pathlib import Path
 
 from _measure import Seconds
 
-from mlbench.process import VARIABLE
+from mlbench.system.process import VARIABLE
 
 Loop = Callable[[], object]
 Build = Callable[[], tuple[Loop, Loop]]

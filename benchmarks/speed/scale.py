@@ -23,7 +23,7 @@ from _points import DIM, PER_CLASS, Points, measure
 
 from mlbench import provenance
 from mlbench.config import load_recipe
-from mlbench.paths import atomic_file
+from mlbench.system.files import atomic_file
 
 BEGIN, END = "<!-- scale.py: begin -->", "<!-- scale.py: end -->"
 RESTARTS, MEASURED_GALLERY = 10, 200_000

@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mlbench.claims import built_once
-from mlbench.download import fetch, file_sha256
 from mlbench.errors import MlbenchError
-from mlbench.paths import cache_dir
-from mlbench.regular import is_regular, open_regular
+from mlbench.system.download import fetch
+from mlbench.system.files import cache_dir, file_sha256
+from mlbench.system.locks import built_once
+from mlbench.system.regular import is_regular, open_regular
 
 State = dict[str, Tensor]
 

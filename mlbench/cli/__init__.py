@@ -16,7 +16,7 @@ from mlbench.cli.models import COMMANDS as MODEL_COMMANDS
 from mlbench.cli.report import report
 from mlbench.cli.runs import ablate, run, tune
 from mlbench.cli.tables import diff, table
-from mlbench.interrupts import leave
+from mlbench.system.interrupts import leave
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,10 +15,10 @@ import click
 
 from mlbench.cli import _complete
 from mlbench.cli._executor import EXECUTOR_OPTIONS, gathering_executor
-from mlbench.cli._streams import drop_output, plain_streams, shows_styles, write
 from mlbench.errors import MlbenchError, printable
-from mlbench.interrupts import exit_code, install
-from mlbench.machine import lack
+from mlbench.system.interrupts import exit_code, install
+from mlbench.system.machine import lack
+from mlbench.system.streams import drop_output, plain_streams, shows_styles, write
 
 if TYPE_CHECKING:
     from mlbench.cells import Outcome

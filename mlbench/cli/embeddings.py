@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlbench.cli._common import print_list
-from mlbench.cli._streams import write
 from mlbench.errors import MlbenchError
+from mlbench.system.streams import write
 
 if TYPE_CHECKING:
     from mlbench.embeddings import Embeddings

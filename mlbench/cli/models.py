@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from mlbench.cli._common import print_list, progress_bar
-from mlbench.cli._streams import write
 from mlbench.errors import first_few, printable
+from mlbench.system.streams import write
 
 if TYPE_CHECKING:
     from mlbench.models import Model
@@ -65,7 +65,7 @@ def export(
     """
     from mlbench.export import TOLERANCE, export
     from mlbench.models import load_model
-    from mlbench.paths import atomic_file
+    from mlbench.system.files import atomic_file
 
     with progress_bar() as report:
         model = load_model(run, device="cpu", weights=weights)

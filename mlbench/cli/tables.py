@@ -9,8 +9,8 @@ import click
 
 from mlbench.cli import _complete
 from mlbench.cli._common import json_option, print_list, print_sheets, write_json
-from mlbench.cli._streams import write
 from mlbench.errors import MlbenchError, printable
+from mlbench.system.streams import write
 
 
 @click.command()

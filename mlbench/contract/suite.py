@@ -13,7 +13,7 @@ from mlbench.contract.subject import CheckFailed, CheckSkipped, brief, resolve_s
 from mlbench.contract.synchronisation import no_synchronisation
 from mlbench.contract.training import learns
 from mlbench.interfaces import LossEntry
-from mlbench.known_state import known_state
+from mlbench.system.known_state import known_state
 
 Check = Callable[[LossEntry], None]
 

@@ -11,7 +11,7 @@ from mlbench.datasets.lists import LIST_BYTES, MEND, check_files, is_number, lin
 from mlbench.datasets.places import find
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset, ImageSet
-from mlbench.regular import read_regular
+from mlbench.system.regular import read_regular
 
 FOLDER = "CUB_200_2011"
 MARKERS = ("images.txt",)

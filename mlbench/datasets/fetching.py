@@ -9,12 +9,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mlbench.archives import unpack
 from mlbench.datasets.sources import Source, SourceFile
-from mlbench.download import fetch_published, file_sha256
 from mlbench.errors import MlbenchError
-from mlbench.paths import atomic_file
-from mlbench.regular import open_regular
+from mlbench.system.archives import unpack
+from mlbench.system.download import fetch_published
+from mlbench.system.files import atomic_file, file_sha256
+from mlbench.system.regular import open_regular
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]

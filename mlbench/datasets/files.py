@@ -19,7 +19,7 @@ from mlbench.errors import DataWarning
 from mlbench.formats import IMAGE_BYTES
 from mlbench.images import decode
 from mlbench.interfaces import Dataset, ImageSet
-from mlbench.regular import IrregularFileError, open_regular
+from mlbench.system.regular import IrregularFileError, open_regular
 
 _UNREADABLE = bytes(32)
 """In place of the digest of a file that cannot be read."""

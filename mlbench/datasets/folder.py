@@ -14,7 +14,7 @@ from mlbench.datasets.listing import entries, list_images, loose_images, warn_of
 from mlbench.errors import MlbenchError, first_few
 from mlbench.formats import readable_suffixes
 from mlbench.interfaces import Dataset, ImageSet
-from mlbench.paths import expanded
+from mlbench.system.files import expanded
 
 _ROLES = {
     "train": ("train", "training"),

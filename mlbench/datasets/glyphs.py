@@ -15,12 +15,12 @@ import PIL
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from mlbench import npz
 from mlbench.arrays import ImageArray
 from mlbench.datasets.files import fingerprint
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset, ImageSet
-from mlbench.paths import atomic_file, cache_dir
+from mlbench.system import npz
+from mlbench.system.files import atomic_file, cache_dir
 
 VERSION = 1
 """To be raised whenever a changed drawing must not be taken from an old cache."""

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from mlbench.datasets.files import image_files
 from mlbench.errors import MlbenchError, first_few
 from mlbench.interfaces import ImageSet
-from mlbench.regular import read_regular
+from mlbench.system.regular import read_regular
 
 MEND = "unpack the archive again"
 LIST_BYTES = 1 << 28

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mlbench.errors import MlbenchError
-from mlbench.paths import cache_dir, expanded
+from mlbench.system.files import cache_dir, expanded
 
 ROOT_VARIABLE = "MLBENCH_DATA_ROOT"
 

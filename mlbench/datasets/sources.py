@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mlbench.archives import Limits
 from mlbench.datasets import cars196, cub200, inshop, sop
-from mlbench.download import Pin
 from mlbench.errors import unknown_name
+from mlbench.system.archives import Limits
+from mlbench.system.download import Pin
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import warnings
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mlbench.cli._streams import plain_streams
 from mlbench.errors import DataWarning
-from mlbench.interrupts import Interrupted, install
+from mlbench.system.interrupts import Interrupted, install
+from mlbench.system.streams import plain_streams
 
 
 def serve(pipe: Connection, name: str, threads: int, gpu: str | None) -> None:

@@ -14,9 +14,9 @@ import torch
 
 from mlbench.executors.child import serve
 from mlbench.executors.crew import Event, Finished, Lost, Site
-from mlbench.interrupts import held
 from mlbench.laboratory import Laboratory
 from mlbench.spec import RunSpec
+from mlbench.system.interrupts import held
 
 _WAIT_SECONDS = 0.3
 # Less than the grace that interrupts.install leaves this process.

@@ -29,10 +29,10 @@ from mlbench.claims import claim_file, run_claim
 from mlbench.errors import MlbenchError
 from mlbench.executors import ExecutorOptions
 from mlbench.executors.crew import Event, Finished, Lost, Maker, Note, Phase, Site
-from mlbench.interrupts import SIGNALS, held, install
 from mlbench.laboratory import Laboratory
-from mlbench.paths import atomic_file
 from mlbench.spec import RunSpec
+from mlbench.system.files import atomic_file
+from mlbench.system.interrupts import SIGNALS, held, install
 
 _WAIT_SECONDS = 0.3
 _ANSWER_SECONDS = 5.0

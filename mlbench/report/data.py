@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mlbench import npz
 from mlbench.arrays import Indices
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset
-from mlbench.machine import raise_lack
 from mlbench.record import RunRecord
 from mlbench.registry import DATASETS
 from mlbench.screening import without_bad_images
 from mlbench.store import query_neighbors, query_scores
+from mlbench.system import npz
+from mlbench.system.machine import raise_lack
 
 Floats = npt.NDArray[np.float64]
 

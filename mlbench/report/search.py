@@ -11,10 +11,10 @@ from typing import Any
 from markupsafe import Markup
 
 from mlbench.models import image_set
-from mlbench.paths import atomic_file
 from mlbench.report.templates import resource, template
 from mlbench.report.thumbnails import encoded
 from mlbench.search import Answer, Index
+from mlbench.system.files import atomic_file
 
 QUERIES = 100
 """The most queries of a sheet."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, Literal
 
 from mlbench.errors import MlbenchError, printable
-from mlbench.regular import open_regular
+from mlbench.system.regular import open_regular
 
 Progress = Callable[[int, int | None], None]
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from mlbench.regular import open_regular
+from mlbench.system.regular import open_regular
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -18,8 +17,8 @@ from typing import IO, BinaryIO
 
 from mlbench._version import __version__
 from mlbench.errors import MlbenchError
-from mlbench.pace import Pace, Watch
-from mlbench.regular import open_regular
+from mlbench.system.files import file_digest
+from mlbench.system.pace import Pace, Watch
 
 Progress = Callable[[int, int | None], None]
 Check = Callable[[str], None]
@@ -29,7 +28,6 @@ PACE = Pace()
 """That a server must keep."""
 
 _CHUNK_BYTES = 1 << 20
-_MOST_BYTES = 1 << 40
 _MOST_UNPINNED = 16 << 30
 """Bytes of a file whose size is not published."""
 
@@ -134,17 +132,6 @@ def fetch_published(
     raise MlbenchError(
         f"cannot fetch {destination.name} from {' or '.join(failures)}; run again to go on, {mend}"
     )
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in lower-case hex."""
-    return file_digest(path, "sha256")
-
-
-def file_digest(path: Path, algorithm: str) -> str:
-    """Return the digest of a file's bytes, in lower-case hex."""
-    with open_regular(path, limit=_MOST_BYTES) as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _expected(pin: Pin) -> str:

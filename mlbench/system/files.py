@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlbench.errors import MlbenchError
-from mlbench.machine import MachineError, system_error
+from mlbench.system.machine import MachineError, system_error
+from mlbench.system.regular import open_regular
 
 _STALE_SECONDS = 24 * 3600
 _OWNER = re.compile(
@@ -227,3 +228,17 @@ def _sync(folder: int) -> None:
     """Make a rename in a folder survive a power cut, where the file system can."""
     with suppress(OSError):
         os.fsync(folder)
+
+
+_MOST_BYTES = 1 << 40
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in lower-case hex."""
+    return file_digest(path, "sha256")
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """Return the digest of a file's bytes, in lower-case hex."""
+    with open_regular(path, limit=_MOST_BYTES) as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

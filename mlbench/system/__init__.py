@@ -1,0 +1,1 @@
+"""The machine: files, network, locks, signals. No face: import the file."""
