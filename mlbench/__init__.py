@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         run,
     )
     from mlbench.errors import MlbenchError
-    from mlbench.metrics import evaluate
+    from mlbench.metrics.evaluation import evaluate
     from mlbench.models import load_model
     from mlbench.record import RunRecord
     from mlbench.store import load_results

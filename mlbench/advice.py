@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlbench.errors import MlbenchError, first_few
+from mlbench.metrics.ties import TIE, first_highest
 from mlbench.registry import LOSSES
-from mlbench.ties import TIE, first_highest
 
 if TYPE_CHECKING:
     from mlbench.comparison import Comparison, Row

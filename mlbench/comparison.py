@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlbench.baselines import BASELINES
 from mlbench.captions import labels, stamp
+from mlbench.metrics.ties import first_highest
 from mlbench.record import RunRecord
 from mlbench.spec import Recipe
 from mlbench.statistics import Difference, Estimate, compare_all, estimate
 from mlbench.store import QueryScores, read_scores
-from mlbench.ties import first_highest
 
 if TYPE_CHECKING:
     from mlbench.statistics import AnyScores

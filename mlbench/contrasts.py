@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from mlbench.ties import TIE
+from mlbench.metrics.ties import TIE
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,7 +21,8 @@ from mlbench.baselines import BASELINES, pca
 from mlbench.checkpoint import Checkpoints
 from mlbench.embed import embed
 from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
-from mlbench.metrics import QueryResults, evaluate_queries, nmi, summarize
+from mlbench.metrics.evaluation import QueryResults, evaluate_queries, nmi, summarize
+from mlbench.metrics.ties import TIE
 from mlbench.migrations import SCHEMA_VERSION
 from mlbench.model import Embedder, build_head
 from mlbench.record import (
@@ -35,7 +36,6 @@ from mlbench.registry import LOSSES
 from mlbench.spec import RunSpec, digest
 from mlbench.system.interrupts import Interrupted
 from mlbench.system.known_state import known_state
-from mlbench.ties import TIE
 from mlbench.trainer import Epoch, Trainer, diverged
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from mlbench.contrasts import Contrasts, contrasts, mean_score
-from mlbench.ties import TIE, first_highest
+from mlbench.metrics.ties import TIE, first_highest
 
 if TYPE_CHECKING:
     import numpy as np

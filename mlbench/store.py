@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from mlbench.metrics import QueryResults
+    from mlbench.metrics.evaluation import QueryResults
 
 NEIGHBORS_KEPT = 10
 _RECORD_BYTES = 1 << 26

@@ -24,7 +24,8 @@ from mlbench.embed import embed
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.laboratory import Laboratory, Progress
-from mlbench.metrics import evaluate_queries, summarize
+from mlbench.metrics.evaluation import evaluate_queries, summarize
+from mlbench.metrics.ties import first_highest
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import Stopwatch, has_directions, train
@@ -34,7 +35,6 @@ from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack
 from mlbench.system.regular import open_regular
 from mlbench.table import Line, Sheet, percent
-from mlbench.ties import first_highest
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import mlbench
 from mlbench.cli import main
-from mlbench.embeddings import Embeddings, read_embeddings
 from mlbench.errors import MlbenchError
+from mlbench.metrics.embeddings import Embeddings, read_embeddings
 
 pytestmark = pytest.mark.numeric
 

@@ -26,15 +26,16 @@ from test_record import RUNS, record
 from test_resources import disk_of
 from webserver import Page, Server, serving
 
-from mlbench import checkpoint, embeddings, store, summary, tune
+from mlbench import checkpoint, store, summary, tune
 from mlbench.backbones.weights import read_state
 from mlbench.cells import _problem
 from mlbench.checkpoint import Checkpoints
 from mlbench.claims import run_claim
 from mlbench.config import load_recipe
-from mlbench.embeddings import read_embeddings
 from mlbench.errors import MlbenchError
-from mlbench.metrics import evaluate_queries
+from mlbench.metrics import embeddings
+from mlbench.metrics.embeddings import read_embeddings
+from mlbench.metrics.evaluation import evaluate_queries
 from mlbench.report import write_report
 from mlbench.report.data import embeddings_of
 from mlbench.search import open_index

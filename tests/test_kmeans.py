@@ -6,9 +6,9 @@ import torch
 from rounding import round_by_shape
 from sklearn.cluster import k_means
 
-from mlbench import kmeans as module
 from mlbench.errors import MlbenchError
-from mlbench.kmeans import kmeans
+from mlbench.metrics import kmeans as module
+from mlbench.metrics.kmeans import kmeans
 
 pytestmark = pytest.mark.numeric
 

@@ -14,7 +14,7 @@ from mlbench.cli import main
 from mlbench.config import Plan, Request, load_recipe, make_plan
 from mlbench.errors import MlbenchError
 from mlbench.ladder import FACTORS, climb, factor_of, ladder, waterfall
-from mlbench.metrics import evaluate_queries, summarize
+from mlbench.metrics.evaluation import evaluate_queries, summarize
 
 
 def plan(recipe: str, **request: Any) -> Plan:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import normalized_mutual_info_score
 
 from mlbench.errors import MlbenchError
-from mlbench.metrics import evaluate, evaluate_queries, nmi, nmi_restarts, summarize
+from mlbench.metrics.evaluation import evaluate, evaluate_queries, nmi, nmi_restarts, summarize
 
 pytestmark = pytest.mark.numeric
 

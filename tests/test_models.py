@@ -20,7 +20,7 @@ from mlbench.config import Request, make_plan
 from mlbench.errors import MlbenchError
 from mlbench.executors import ray
 from mlbench.executors.crew import Maker, Site
-from mlbench.metrics import evaluate
+from mlbench.metrics.evaluation import evaluate
 from mlbench.models import SUFFIXES
 from mlbench.record import RunRecord
 

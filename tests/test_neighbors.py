@@ -5,9 +5,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rounding import round_by_shape
 
-from mlbench import neighbors, shortlist
 from mlbench.errors import MlbenchError
-from mlbench.neighbors import nearest
+from mlbench.metrics import neighbors, shortlist
+from mlbench.metrics.neighbors import nearest
 
 pytestmark = pytest.mark.numeric
 

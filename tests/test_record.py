@@ -16,7 +16,7 @@ from mlbench import store
 from mlbench.comparison import compare
 from mlbench.config import Request, make_plan
 from mlbench.errors import MlbenchError
-from mlbench.metrics import evaluate_queries
+from mlbench.metrics.evaluation import evaluate_queries
 from mlbench.migrations import SCHEMA_VERSION
 from mlbench.provenance import Provenance
 from mlbench.record import (

@@ -33,7 +33,7 @@ from mlbench.datasets.folder import load as load_folder
 from mlbench.errors import printable
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.ladder import ladder
-from mlbench.metrics import evaluate_queries, summarize
+from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.record import EpochRow, RunRecord
 from mlbench.report import maps, plots, write_report
 from mlbench.report import page as page_module

@@ -15,7 +15,7 @@ from mlbench import store
 from mlbench.cli import main
 from mlbench.comparison import Comparison, compare, differences, merge
 from mlbench.config import Request, load_recipe, make_plan
-from mlbench.metrics import QueryResults
+from mlbench.metrics.evaluation import QueryResults
 from mlbench.record import RunRecord
 from mlbench.reference import LOSS_OF, published
 from mlbench.registry import LOSSES

@@ -13,11 +13,11 @@ from torch import nn
 
 import mlbench
 from mlbench.baselines import pca
-from mlbench.metrics import NmiRestart, nmi
+from mlbench.metrics.evaluation import NmiRestart, nmi
+from mlbench.metrics.ties import first_highest
 from mlbench.runner import _Selection
 from mlbench.spec import LossSpec
 from mlbench.statistics import compare_all, paired_difference
-from mlbench.ties import first_highest
 from mlbench.tune import Trial, Tuned
 
 pytestmark = pytest.mark.numeric
@@ -55,7 +55,7 @@ def test_of_trials_that_tie_the_earliest_is_chosen(scores: tuple[float, float]) 
 @pytest.mark.parametrize("more", [0.0, 1e-12, -1e-12])
 def test_of_restarts_that_tie_the_first_counts(more: float, monkeypatch: Any) -> None:
     runs = [NmiRestart(7.0, 0.4), NmiRestart(7.0 + more, 0.5), NmiRestart(7.5, 0.6)]
-    monkeypatch.setattr("mlbench.metrics.nmi_restarts", lambda *_, **__: runs)
+    monkeypatch.setattr("mlbench.metrics.evaluation.nmi_restarts", lambda *_, **__: runs)
     assert nmi(torch.eye(3), [0, 1, 2]) == 0.4
 
 

@@ -23,9 +23,9 @@ from mlbench import checkpoint, store
 from mlbench.backbones.weights import read_state
 from mlbench.claims import run_claim
 from mlbench.config import load_recipe
-from mlbench.embeddings import read_embeddings
 from mlbench.errors import MlbenchError
-from mlbench.metrics import QueryResults
+from mlbench.metrics.embeddings import read_embeddings
+from mlbench.metrics.evaluation import QueryResults
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.report.data import embeddings_of

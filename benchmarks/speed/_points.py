@@ -20,8 +20,8 @@ from mlbench.augment import ImageSource
 from mlbench.crops import open_crops
 from mlbench.embed import embed
 from mlbench.images import PixelCache, decoded
-from mlbench.kmeans import kmeans
-from mlbench.metrics import evaluate_queries
+from mlbench.metrics.evaluation import evaluate_queries
+from mlbench.metrics.kmeans import kmeans
 
 DIM, SIDE, QUERIES = 64, 256, 2000
 PER_CLASS = 60502 / 11316

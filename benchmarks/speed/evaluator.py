@@ -80,7 +80,7 @@ def load_tool(name: str) -> Tool:
 
 
 def _load_mlbench() -> Tool:
-    from mlbench.metrics import evaluate_queries, summarize
+    from mlbench.metrics.evaluation import evaluate_queries, summarize
 
     def run(embeddings: Tensor, labels: Tensor) -> Values:
         summary = summarize(evaluate_queries(embeddings, labels))
@@ -170,7 +170,7 @@ def time_kmeans(shape: Shape, rounds: int) -> dict[str, Any]:
     """Time ten restarts of each k-means; then take the inertia of single restarts of both."""
     from sklearn.cluster import KMeans
 
-    from mlbench.kmeans import kmeans
+    from mlbench.metrics.kmeans import kmeans
 
     points = make_data(shape)[0]
     array = points.numpy()

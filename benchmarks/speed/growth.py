@@ -24,7 +24,7 @@ from evaluator import Shape, make_data
 from mlbench.config import Request, make_plan
 from mlbench.laboratory import Laboratory, resolve_device
 from mlbench.losses.softtriple import SoftTriple
-from mlbench.metrics import evaluate_queries, nmi
+from mlbench.metrics.evaluation import evaluate_queries, nmi
 from mlbench.runner import run_one
 from mlbench.spec import RunSpec
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from mlbench import store
 from mlbench.config import Request, make_plan
-from mlbench.metrics import QueryResults, summarize
+from mlbench.metrics.evaluation import QueryResults, summarize
 from mlbench.migrations import SCHEMA_VERSION
 from mlbench.provenance import Provenance
 from mlbench.record import Cost, DatasetFacts, EpochRow, RunRecord

@@ -13,7 +13,7 @@ from mlbench.errors import MlbenchError
 from mlbench.system.streams import write
 
 if TYPE_CHECKING:
-    from mlbench.embeddings import Embeddings
+    from mlbench.metrics.embeddings import Embeddings
 
 _COUNTS = ("n_query", "n_gallery", "n_lone")
 
@@ -47,7 +47,7 @@ def evaluate(file: Path, no_nmi: bool, nmi_restarts: int, as_json: bool, **optio
     FILE is a NumPy .npz with the arrays embeddings (N, D) and labels (N,), integers or names. With
     gallery and gallery_labels too, they are searched; without, all others are.
     """
-    from mlbench.embeddings import read_embeddings
+    from mlbench.metrics.embeddings import read_embeddings
 
     data = read_embeddings(file)
     restarts = 0 if no_nmi else nmi_restarts
@@ -68,7 +68,7 @@ def _measure(
     import torch
 
     from mlbench.laboratory import resolve_device
-    from mlbench.metrics import evaluate_queries, nmi, summarize
+    from mlbench.metrics.evaluation import evaluate_queries, nmi, summarize
 
     place = resolve_device(device)
     queries = torch.as_tensor(data.queries).to(place)

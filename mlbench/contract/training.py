@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mlbench.contract.subject import DIM, build, fail, prepare
 from mlbench.interfaces import LossEntry
-from mlbench.neighbors import nearest
+from mlbench.metrics.neighbors import nearest
 from mlbench.sampler import batch_sizes, epoch_batches
 
 MARGIN = 0.15

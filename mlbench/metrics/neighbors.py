@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from mlbench.errors import MlbenchError
+from mlbench.metrics.shortlist import make_shortlist
+from mlbench.metrics.vectors import Vectors, as_vectors
 from mlbench.scalars import whole_number
-from mlbench.shortlist import make_shortlist
 from mlbench.system.known_state import known_state
-from mlbench.vectors import Vectors, as_vectors
 
 Product = Callable[[Tensor, Tensor], Tensor]
 

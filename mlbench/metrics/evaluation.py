@@ -12,12 +12,12 @@ from torch import Tensor
 
 from mlbench.arrays import Labels
 from mlbench.errors import MlbenchError
-from mlbench.kmeans import kmeans
-from mlbench.neighbors import neighbor_blocks, unit_rows
+from mlbench.metrics.kmeans import kmeans
+from mlbench.metrics.neighbors import neighbor_blocks, unit_rows
+from mlbench.metrics.ties import TIE, first_highest
+from mlbench.metrics.vectors import LabelsLike, Vectors, as_labels, as_vectors
 from mlbench.scalars import check_seed, plain, whole_number
 from mlbench.system.known_state import known_state
-from mlbench.ties import TIE, first_highest
-from mlbench.vectors import LabelsLike, Vectors, as_labels, as_vectors
 
 
 @dataclass(frozen=True)
