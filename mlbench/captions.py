@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mlbench.baselines import BASELINES
 from mlbench.errors import MlbenchError
+from mlbench.losses.baselines import BASELINES
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.spec import LossSpec

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from mlbench import checkpoint, models, store
-from mlbench.baselines import BASELINES
 from mlbench.claims import run_claim
 from mlbench.config import Plan
 from mlbench.errors import MlbenchError, MlbenchWarning, first_few
 from mlbench.laboratory import Laboratory, Progress
+from mlbench.losses.baselines import BASELINES
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import run_one

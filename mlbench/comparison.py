@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlbench.baselines import BASELINES
 from mlbench.captions import labels, stamp
+from mlbench.losses.baselines import BASELINES
 from mlbench.metrics.ties import first_highest
 from mlbench.record import RunRecord
 from mlbench.spec import Recipe

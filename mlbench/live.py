@@ -234,7 +234,7 @@ class _Count:
 
 
 def _is_baseline(spec: RunSpec) -> bool:
-    from mlbench.baselines import BASELINES
+    from mlbench.losses.baselines import BASELINES
 
     return spec.loss.name in BASELINES
 

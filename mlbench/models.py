@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from mlbench import store
 from mlbench.arrays import ImageArray
-from mlbench.baselines import BASELINES
 from mlbench.boxes import center_boxes
 from mlbench.errors import MlbenchError
 from mlbench.formats import upright
 from mlbench.images import decode, decoded, to_rgb
 from mlbench.interfaces import ImageSet
 from mlbench.laboratory import resolve_device
+from mlbench.losses.baselines import BASELINES
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.record import RunRecord
 from mlbench.registry import BACKBONES

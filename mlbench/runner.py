@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from mlbench import provenance
 from mlbench.augment import FeatureSource, Subset
-from mlbench.baselines import BASELINES, pca
 from mlbench.checkpoint import Checkpoints
 from mlbench.embed import embed
 from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
+from mlbench.losses.baselines import BASELINES, pca
 from mlbench.metrics.evaluation import QueryResults, evaluate_queries, nmi, summarize
 from mlbench.metrics.ties import TIE
 from mlbench.migrations import SCHEMA_VERSION

@@ -12,7 +12,7 @@ from rounding import round_by_shape
 from torch import nn
 
 import mlbench
-from mlbench.baselines import pca
+from mlbench.losses.baselines import pca
 from mlbench.metrics.evaluation import NmiRestart, nmi
 from mlbench.metrics.ties import first_highest
 from mlbench.runner import _Selection
