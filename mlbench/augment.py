@@ -15,7 +15,7 @@ from torch import Tensor
 from mlbench.arrays import Indices
 from mlbench.boxes import center_boxes, random_boxes
 from mlbench.crops import Crops
-from mlbench.images import PixelCache
+from mlbench.datasets.pixels import PixelCache
 from mlbench.spec import InputSpec
 from mlbench.transfer import to_device
 

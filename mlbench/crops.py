@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mlbench.arrays import Indices
 from mlbench.boxes import Boxes
-from mlbench.images import PixelCache
+from mlbench.datasets.pixels import PixelCache
 from mlbench.transfer import to_device
 
 

@@ -16,15 +16,16 @@ from mlbench.augment import FeatureSource, ImageSource, Source
 from mlbench.compilation import execution
 from mlbench.config import Files
 from mlbench.crops import Crops, open_crops
+from mlbench.datasets.checks import check_dataset, list_bad, without_bad_images
+from mlbench.datasets.decode import BadImagesError
+from mlbench.datasets.pixels import PixelCache, open_cache
 from mlbench.embed import embed_batches
 from mlbench.errors import MlbenchError
 from mlbench.features import cached_features
-from mlbench.images import BadImagesError, PixelCache, open_cache
 from mlbench.interfaces import Backbone, Dataset, ImageSet
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.provenance import Execution
 from mlbench.registry import BACKBONES, DATASETS, PROGRAM
-from mlbench.screening import check_dataset, list_bad, without_bad_images
 from mlbench.spec import Recipe, digest
 from mlbench.system.files import cache_dir
 from mlbench.system.known_state import known_state

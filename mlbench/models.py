@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from mlbench import store
 from mlbench.arrays import ImageArray
 from mlbench.boxes import center_boxes
+from mlbench.datasets.decode import decode, to_rgb
+from mlbench.datasets.formats import upright
+from mlbench.datasets.pixels import decoded
 from mlbench.errors import MlbenchError
-from mlbench.formats import upright
-from mlbench.images import decode, decoded, to_rgb
 from mlbench.interfaces import ImageSet
 from mlbench.laboratory import resolve_device
 from mlbench.losses.baselines import BASELINES

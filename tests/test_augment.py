@@ -9,7 +9,7 @@ from mlbench.augment import FeatureSource, ImageSource, Subset
 from mlbench.boxes import random_boxes
 from mlbench.config import load_recipe
 from mlbench.crops import SlicedCrops
-from mlbench.images import open_cache
+from mlbench.datasets.pixels import open_cache
 from mlbench.interfaces import ImageSet
 
 pytestmark = pytest.mark.numeric

@@ -17,13 +17,14 @@ from conftest import QUICK
 from PIL import Image
 
 import mlbench as package
-from mlbench import screening, store
+from mlbench import store
 from mlbench.cli import main
 from mlbench.comparison import compare
 from mlbench.config import Files, Request, make_plan
+from mlbench.datasets import checks as screening
 from mlbench.datasets import folder
+from mlbench.datasets.decode import BadImagesError
 from mlbench.errors import MlbenchError, MlbenchWarning
-from mlbench.images import BadImagesError
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.laboratory import Laboratory
 from mlbench.table import render

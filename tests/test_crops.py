@@ -18,7 +18,8 @@ from torchvision.transforms.v2 import functional as tvf
 from mlbench.arrays import ImageArray
 from mlbench.boxes import Boxes, center_boxes, random_boxes
 from mlbench.crops import Crops, ResidentCrops, SlicedCrops, StreamedCrops, open_crops
-from mlbench.images import PixelCache, decode
+from mlbench.datasets.decode import decode
+from mlbench.datasets.pixels import PixelCache
 
 pytestmark = pytest.mark.numeric
 

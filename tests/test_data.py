@@ -19,7 +19,8 @@ from filelock import FileLock
 from webserver import Page, Server, serving
 
 from mlbench.cli import main
-from mlbench.datasets import cars196, cub200, inshop, sources
+from mlbench.datasets import cars196, cub200, inshop
+from mlbench.datasets import public as sources
 from mlbench.system.download import Pin
 
 OFFICIAL = dict(sources.SOURCES)

@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from mlbench import formats
+from mlbench.datasets import formats
+from mlbench.datasets.decode import decode
+from mlbench.datasets.formats import (
+    FORMATS,
+    holds_image,
+    readable_formats,
+    readable_suffixes,
+    upright,
+)
 from mlbench.datasets.listing import list_images
 from mlbench.errors import MlbenchError
-from mlbench.formats import FORMATS, holds_image, readable_formats, readable_suffixes, upright
-from mlbench.images import decode
 from mlbench.models import image_set
 from mlbench.report.thumbnails import encoded
 

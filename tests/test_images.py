@@ -15,8 +15,9 @@ from PIL import Image
 from torchvision.transforms import Resize
 
 from mlbench.arrays import ImageArray
+from mlbench.datasets.decode import decode
+from mlbench.datasets.pixels import PixelCache, find_bad, open_cache
 from mlbench.errors import MlbenchError, first_few
-from mlbench.images import PixelCache, decode, find_bad, open_cache
 from mlbench.interfaces import ImageSet
 from mlbench.system.files import atomic_file
 

@@ -9,8 +9,8 @@ import pytest
 import trees
 
 from mlbench.datasets import cars196, inshop, sop
+from mlbench.datasets.data_root import data_root
 from mlbench.datasets.lists import is_inside
-from mlbench.datasets.places import data_root
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset, ImageSet
 

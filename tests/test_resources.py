@@ -29,8 +29,8 @@ from mlbench.cli import main
 from mlbench.comparison import compare
 from mlbench.crops import open_crops
 from mlbench.datasets import folder
+from mlbench.datasets.pixels import PixelCache, open_cache
 from mlbench.errors import DataWarning, MlbenchError
-from mlbench.images import PixelCache, open_cache
 from mlbench.system.files import cache_dir, expanded, remove_stale
 from mlbench.table import Line, Sheet, sheets
 from mlbench.terminal import to_list, to_text

@@ -35,13 +35,13 @@ from mlbench.cli.embeddings import _measure as measure
 from mlbench.comparison import compare
 from mlbench.config import Request, load_recipe, make_plan, parse_setting, recipe_names, recipe_text
 from mlbench.datasets import cub200, folder
+from mlbench.datasets.checks import check_dataset
+from mlbench.datasets.decode import decode
 from mlbench.errors import MlbenchError
-from mlbench.images import decode
 from mlbench.interfaces import Dataset
 from mlbench.metrics.embeddings import read_embeddings
 from mlbench.metrics.evaluation import evaluate, evaluate_queries
 from mlbench.record import RunRecord, dump, sha256
-from mlbench.screening import check_dataset
 from mlbench.spec import Recipe, RunSpec
 from mlbench.table import render
 

@@ -19,7 +19,7 @@ from mlbench.augment import ImageSource
 from mlbench.compilation import compile_network
 from mlbench.config import load_recipe
 from mlbench.crops import open_crops
-from mlbench.images import PixelCache
+from mlbench.datasets.pixels import PixelCache
 from mlbench.interfaces import Preprocessing
 from mlbench.model import Embedder, Trunk, build_head, preprocessing_of
 from mlbench.registry import BACKBONES, LOSSES

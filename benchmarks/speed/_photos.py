@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mlbench.images import PixelCache, decode, open_cache
+from mlbench.datasets.decode import decode
+from mlbench.datasets.pixels import PixelCache, open_cache
 from mlbench.interfaces import ImageSet
 
 _HEIGHT, _WIDTH = 256, 300

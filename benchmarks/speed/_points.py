@@ -18,8 +18,8 @@ from evaluator import Shape, make_data
 
 from mlbench.augment import ImageSource
 from mlbench.crops import open_crops
+from mlbench.datasets.pixels import PixelCache, decoded
 from mlbench.embed import embed
-from mlbench.images import PixelCache, decoded
 from mlbench.metrics.evaluation import evaluate_queries
 from mlbench.metrics.kmeans import kmeans
 

@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from mlbench.boxes import random_boxes
 from mlbench.crops import Crops, ResidentCrops, SlicedCrops, StreamedCrops
-from mlbench.images import PixelCache
+from mlbench.datasets.pixels import PixelCache
 
 BATCH, MIN_AREA = 32, 0.25
 OURS = "mlbench, cached, CPU"

@@ -14,7 +14,7 @@ from mlbench.cli._common import print_list
 from mlbench.errors import MlbenchError
 
 if TYPE_CHECKING:
-    from mlbench.datasets.sources import Source
+    from mlbench.datasets.public import Source
     from mlbench.interfaces import Dataset
 
 _root_option = click.option(
@@ -38,8 +38,8 @@ def data() -> None:
 @_json_option
 def list_(root: Path | None, as_json: bool) -> None:
     """List the data sets that can be fetched: size, terms, and where they lie."""
-    from mlbench.datasets.places import data_root
-    from mlbench.datasets.sources import SOURCES
+    from mlbench.datasets.data_root import data_root
+    from mlbench.datasets.public import SOURCES
 
     facts = [_facts(source, data_root(root)) for source in SOURCES.values()]
     if as_json:
@@ -81,7 +81,7 @@ def _size(count: int | None) -> str:
 def _locate(name: str, root: Path | None) -> Path:
     """Return the folder in which a public data set lies; MlbenchError if it is not there."""
     from mlbench.datasets import cars196, cub200, inshop, sop
-    from mlbench.datasets.places import find
+    from mlbench.datasets.data_root import find
 
     if name == "inshop":
         return inshop.locate(root)[1]
@@ -94,7 +94,7 @@ def _locate(name: str, root: Path | None) -> Path:
 @_root_option
 def path(name: str, root: Path | None) -> None:
     """Print the folder in which a data set lies."""
-    from mlbench.datasets.sources import get_source
+    from mlbench.datasets.public import get_source
 
     click.echo(_locate(get_source(name).name, root))
 
@@ -107,9 +107,9 @@ def fetch(name: str, root: Path | None) -> None:
 
     The same command continues what was interrupted.
     """
-    from mlbench.datasets.fetching import fetch_source
-    from mlbench.datasets.places import data_root
-    from mlbench.datasets.sources import get_source
+    from mlbench.datasets.data_root import data_root
+    from mlbench.datasets.fetch import fetch_source
+    from mlbench.datasets.public import get_source
 
     source, folder = get_source(name), data_root(root)
     _say(f"{name}: {source.page}")
@@ -139,7 +139,7 @@ def verify(name: str, root: Path | None, as_json: bool) -> None:
 
 def _verified(name: str, root: Path | None) -> dict[str, Any]:
     """Load a data set, which checks it, and return what it is."""
-    from mlbench.datasets.sources import SOURCES
+    from mlbench.datasets.public import SOURCES
     from mlbench.registry import DATASETS
 
     loaded = DATASETS.get(name).load()(root)

@@ -112,7 +112,7 @@ def embed(
 def _embedded(
     run: Path, folder: Path, on_bad_image: str, device: str, weights: Path | None
 ) -> tuple[Model, EmbeddedFolder]:
-    from mlbench.images import BadImagesError
+    from mlbench.datasets.decode import BadImagesError
     from mlbench.models import load_model
     from mlbench.search import embed_folder
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.io import loadmat
 
+from mlbench.datasets.data_root import find
 from mlbench.datasets.files import file_dataset
 from mlbench.datasets.lists import MEND, Listed, Side, build_side, check_disjoint
-from mlbench.datasets.places import find
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset
 

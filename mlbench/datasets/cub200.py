@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlbench.datasets.data_root import find
 from mlbench.datasets.files import file_dataset, image_files
 from mlbench.datasets.lists import LIST_BYTES, MEND, check_files, is_number, line_error
-from mlbench.datasets.places import find
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.system.regular import read_regular

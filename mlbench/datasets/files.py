@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mlbench.arrays import ImageArray
+from mlbench.datasets.decode import decode
+from mlbench.datasets.formats import IMAGE_BYTES
 from mlbench.errors import DataWarning
-from mlbench.formats import IMAGE_BYTES
-from mlbench.images import decode
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.system.regular import IrregularFileError, open_regular
 

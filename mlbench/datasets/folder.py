@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlbench.datasets.files import file_dataset, image_files
+from mlbench.datasets.formats import readable_suffixes
 from mlbench.datasets.listing import entries, list_images, loose_images, warn_of_others
 from mlbench.errors import MlbenchError, first_few
-from mlbench.formats import readable_suffixes
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.system.files import expanded
 

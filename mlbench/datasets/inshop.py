@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlbench.datasets.data_root import find
 from mlbench.datasets.files import file_dataset
 from mlbench.datasets.lists import MEND, Listed, Side, build_side, check_disjoint, line_error, rows
-from mlbench.datasets.places import find
 from mlbench.errors import MlbenchError, first_few
 from mlbench.interfaces import Dataset, ImageSet
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from mlbench.datasets.formats import holds_image, readable_suffixes
 from mlbench.errors import DataWarning, MlbenchError, first_few, printable
-from mlbench.formats import holds_image, readable_suffixes
 
 _SPECIAL = "pipes, sockets or devices"
 _LINKED = "links to folders"

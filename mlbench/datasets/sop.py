@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlbench.datasets.data_root import find
 from mlbench.datasets.files import file_dataset
 from mlbench.datasets.lists import (
     Listed,
@@ -14,7 +15,6 @@ from mlbench.datasets.lists import (
     line_error,
     rows,
 )
-from mlbench.datasets.places import find
 from mlbench.interfaces import Dataset
 
 FOLDER = "Stanford_Online_Products"

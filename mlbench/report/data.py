@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mlbench.arrays import Indices
+from mlbench.datasets.checks import without_bad_images
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset
 from mlbench.record import RunRecord
 from mlbench.registry import DATASETS
-from mlbench.screening import without_bad_images
 from mlbench.store import query_neighbors, query_scores
 from mlbench.system import npz
 from mlbench.system.machine import raise_lack

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mlbench.datasets.sources import Source, SourceFile
+from mlbench.datasets.public import Source, SourceFile
 from mlbench.errors import MlbenchError
 from mlbench.system.archives import unpack
 from mlbench.system.download import fetch_published

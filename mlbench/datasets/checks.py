@@ -15,8 +15,8 @@ import numpy as np
 import PIL
 
 from mlbench.arrays import ImageArray
+from mlbench.datasets.pixels import CACHE_VERSION, find_bad
 from mlbench.errors import DataWarning, MlbenchError, first_few, printable
-from mlbench.images import CACHE_VERSION, find_bad
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.system.files import atomic_file, cache_dir
 from mlbench.system.regular import read_regular
