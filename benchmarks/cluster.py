@@ -29,11 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mlbench.cells import Outcome, label, with_baselines
-from mlbench.config import Plan, Request, make_plan
 from mlbench.executors import ExecutorOptions
 from mlbench.executors.crew import Crew, Note, Phase, run_all
 from mlbench.executors.local import Local
 from mlbench.executors.ray import Ray
+from mlbench.recipes.plan import Plan, Request, make_plan
 from mlbench.record import RunRecord
 
 SETTINGS = {

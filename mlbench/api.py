@@ -8,13 +8,13 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING
 
-from mlbench.checking import check_value
-from mlbench.config import OnBadImage, Request, make_plan
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
+from mlbench.recipes.plan import OnBadImage, Request, make_plan
+from mlbench.recipes.spec import LossSpec
+from mlbench.recipes.validation import check_value
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
 from mlbench.scalars import check_seed, plain, whole_number
-from mlbench.spec import LossSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,8 +109,8 @@ def run(
     from mlbench import store
     from mlbench.cells import made_or_awaited
     from mlbench.laboratory import Laboratory, resolve_device
+    from mlbench.recipes.spec import RunSpec
     from mlbench.runner import run_one
-    from mlbench.spec import RunSpec
 
     paths = (str, PathLike)
     _check_type("recipe", recipe, paths)

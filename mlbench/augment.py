@@ -16,7 +16,7 @@ from mlbench.arrays import Indices
 from mlbench.boxes import center_boxes, random_boxes
 from mlbench.crops import Crops
 from mlbench.datasets.pixels import PixelCache
-from mlbench.spec import InputSpec
+from mlbench.recipes.spec import InputSpec
 from mlbench.transfer import to_device
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mlbench.errors import MlbenchError
 from mlbench.losses.baselines import BASELINES
+from mlbench.recipes.spec import LossSpec
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
-from mlbench.spec import LossSpec
 
 
 def labels(records: Mapping[Path, RunRecord]) -> dict[Path, str]:

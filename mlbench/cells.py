@@ -15,14 +15,14 @@ import torch
 
 from mlbench import checkpoint, models, store
 from mlbench.claims import run_claim
-from mlbench.config import Plan
 from mlbench.errors import MlbenchError, MlbenchWarning, first_few
 from mlbench.laboratory import Laboratory, Progress
 from mlbench.losses.baselines import BASELINES
+from mlbench.recipes.plan import Plan
+from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import run_one
-from mlbench.spec import LossSpec, Recipe, RunSpec
 from mlbench.system.machine import lack
 
 _POLL_SECONDS = 0.5

@@ -16,7 +16,7 @@ from mlbench.system.machine import raise_lack
 from mlbench.system.regular import open_regular
 
 if TYPE_CHECKING:
-    from mlbench.spec import RunSpec
+    from mlbench.recipes.spec import RunSpec
 
 INTERVAL_SECONDS = 30.0
 """Of training between two checkpoints, so that short runs write none."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlbench.errors import MlbenchError
-from mlbench.spec import RunSpec
+from mlbench.recipes.spec import RunSpec
 from mlbench.system.files import LinkedFolderError, atomic_file
 from mlbench.system.locks import _acquire, _lock
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mlbench.captions import labels, stamp
 from mlbench.losses.baselines import BASELINES
 from mlbench.metrics.ties import first_highest
+from mlbench.recipes.spec import Recipe
 from mlbench.record import RunRecord
-from mlbench.spec import Recipe
 from mlbench.statistics import Difference, Estimate, compare_all, estimate
 from mlbench.store import QueryScores, read_scores
 

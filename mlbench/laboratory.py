@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from mlbench.arrays import Indices, Labels
 from mlbench.augment import FeatureSource, ImageSource, Source
 from mlbench.compilation import execution
-from mlbench.config import Files
 from mlbench.crops import Crops, open_crops
 from mlbench.datasets.checks import check_dataset, list_bad, without_bad_images
 from mlbench.datasets.decode import BadImagesError
@@ -25,8 +24,9 @@ from mlbench.features import cached_features
 from mlbench.interfaces import Backbone, Dataset, ImageSet
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.provenance import Execution
+from mlbench.recipes.plan import Files
+from mlbench.recipes.spec import Recipe, digest
 from mlbench.registry import BACKBONES, DATASETS, PROGRAM
-from mlbench.spec import Recipe, digest
 from mlbench.system.files import cache_dir
 from mlbench.system.known_state import known_state
 

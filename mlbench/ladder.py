@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlbench.checking import build
 from mlbench.comparison import differences
-from mlbench.config import Plan
 from mlbench.errors import MlbenchError
-from mlbench.spec import LossSpec, Recipe
+from mlbench.recipes.plan import Plan
+from mlbench.recipes.spec import LossSpec, Recipe
+from mlbench.recipes.validation import build
 from mlbench.statistics import Difference, Estimate, estimate, paired_difference
 from mlbench.store import query_scores
 from mlbench.system.files import atomic_file

@@ -31,10 +31,10 @@ from mlbench.tracking import TrackerSpec, Tracking
 
 if TYPE_CHECKING:
     from mlbench.cells import Outcome
-    from mlbench.config import Plan
     from mlbench.executors.crew import Crew, Note, Phase
+    from mlbench.recipes.plan import Plan
+    from mlbench.recipes.spec import RunSpec
     from mlbench.record import RunRecord
-    from mlbench.spec import RunSpec
     from mlbench.tune import Trial, Tuned
 
 _NARROW, _WIDE = 30, 72

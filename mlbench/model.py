@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.interfaces import Backbone, Preprocessing
-from mlbench.spec import BackboneSpec, HeadSpec, InputSpec
+from mlbench.recipes.spec import BackboneSpec, HeadSpec, InputSpec
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -36,9 +36,9 @@ from mlbench.interfaces import ImageSet
 from mlbench.laboratory import resolve_device
 from mlbench.losses.baselines import BASELINES
 from mlbench.model import Embedder, Trunk, build_head
+from mlbench.recipes.spec import digest
 from mlbench.record import RunRecord
 from mlbench.registry import BACKBONES
-from mlbench.spec import digest
 from mlbench.system.files import atomic_file
 from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack

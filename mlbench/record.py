@@ -11,12 +11,12 @@ from typing import Any, Literal, get_type_hints
 
 import msgspec
 
-from mlbench.checking import build, check_value
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
 from mlbench.migrations import SCHEMA_VERSION, migrate
 from mlbench.provenance import Provenance
-from mlbench.spec import LossSpec, Natural, Recipe, RunSpec
+from mlbench.recipes.spec import LossSpec, Natural, Recipe, RunSpec
+from mlbench.recipes.validation import build, check_value
 
 PROTOCOL_VERSION = 1
 

@@ -25,6 +25,7 @@ from mlbench.metrics.evaluation import QueryResults, evaluate_queries, nmi, summ
 from mlbench.metrics.ties import TIE
 from mlbench.migrations import SCHEMA_VERSION
 from mlbench.model import Embedder, build_head
+from mlbench.recipes.spec import RunSpec, digest
 from mlbench.record import (
     PROTOCOL_VERSION,
     Cost,
@@ -33,7 +34,6 @@ from mlbench.record import (
     RunRecord,
 )
 from mlbench.registry import LOSSES
-from mlbench.spec import RunSpec, digest
 from mlbench.system.interrupts import Interrupted
 from mlbench.system.known_state import known_state
 from mlbench.trainer import Epoch, Trainer, diverged

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from mlbench.contrasts import mean_score
 from mlbench.errors import MlbenchError
+from mlbench.recipes.spec import RunSpec
 from mlbench.record import PROTOCOL_VERSION, RunRecord
-from mlbench.spec import RunSpec
 from mlbench.system import npz
 from mlbench.system.files import atomic_file, check_path
 from mlbench.system.machine import MachineError, raise_lack

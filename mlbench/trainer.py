@@ -20,8 +20,8 @@ from mlbench.compilation import compile_network, rehearsal
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry
 from mlbench.model import Embedder
+from mlbench.recipes.spec import OptimizerSpec, Recipe
 from mlbench.sampler import batch_sizes, epoch_batches
-from mlbench.spec import OptimizerSpec, Recipe
 from mlbench.system.interrupts import held
 from mlbench.transfer import to_device
 

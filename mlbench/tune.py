@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mlbench.augment import Subset
-from mlbench.config import Plan
 from mlbench.embed import embed
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.laboratory import Laboratory, Progress
 from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.metrics.ties import first_highest
+from mlbench.recipes.plan import Plan
+from mlbench.recipes.spec import LossSpec, Recipe, RunSpec, digest
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import Stopwatch, has_directions, train
-from mlbench.spec import LossSpec, Recipe, RunSpec, digest
 from mlbench.statistics import Estimate, estimate
 from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack

@@ -10,9 +10,9 @@ from test_record import record
 
 from mlbench.advice import advise
 from mlbench.comparison import Comparison, compare, merge
-from mlbench.config import Request, make_plan
+from mlbench.recipes.plan import Request, make_plan
+from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.record import RunRecord
-from mlbench.spec import LossSpec, RunSpec
 from mlbench.statistics import Difference
 from mlbench.table import render, sheets
 

@@ -7,10 +7,10 @@ from torchvision.transforms import v2
 
 from mlbench.augment import FeatureSource, ImageSource, Subset
 from mlbench.boxes import random_boxes
-from mlbench.config import load_recipe
 from mlbench.crops import SlicedCrops
 from mlbench.datasets.pixels import open_cache
 from mlbench.interfaces import ImageSet
+from mlbench.recipes.reading import load_recipe
 
 pytestmark = pytest.mark.numeric
 

@@ -20,13 +20,13 @@ import mlbench as package
 from mlbench import store
 from mlbench.cli import main
 from mlbench.comparison import compare
-from mlbench.config import Files, Request, make_plan
 from mlbench.datasets import checks as screening
 from mlbench.datasets import folder
 from mlbench.datasets.decode import BadImagesError
 from mlbench.errors import MlbenchError, MlbenchWarning
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.laboratory import Laboratory
+from mlbench.recipes.plan import Files, Request, make_plan
 from mlbench.table import render
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]

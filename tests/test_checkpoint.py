@@ -23,14 +23,14 @@ from mlbench import checkpoint, store
 from mlbench.augment import FeatureSource
 from mlbench.cells import make_run
 from mlbench.checkpoint import Checkpoints
-from mlbench.config import Request, make_plan
 from mlbench.errors import MlbenchWarning
 from mlbench.laboratory import Laboratory
 from mlbench.model import Embedder
+from mlbench.recipes.plan import Request, make_plan
+from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import _Selection, run_one
-from mlbench.spec import LossSpec, RunSpec
 from mlbench.system.files import _machine, atomic_file
 from mlbench.system.interrupts import Interrupted
 from mlbench.trainer import Trainer

@@ -14,11 +14,11 @@ import pytest
 
 from mlbench.arrays import ImageArray
 from mlbench.claims import run_claim
-from mlbench.config import load_recipe
 from mlbench.datasets.pixels import open_cache
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ImageSet
-from mlbench.spec import LossSpec, RunSpec
+from mlbench.recipes.reading import load_recipe
+from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.system.locks import built_once
 
 SPEC = RunSpec(load_recipe("default"), LossSpec("npairs"), 0)

@@ -4,16 +4,10 @@ from typing import Any
 
 import pytest
 
-from mlbench.config import (
-    Request,
-    load_recipe,
-    make_plan,
-    parse_setting,
-    recipe_names,
-    recipe_text,
-)
 from mlbench.errors import MlbenchError
-from mlbench.spec import Recipe, RunSpec
+from mlbench.recipes.plan import Request, make_plan, parse_setting
+from mlbench.recipes.reading import load_recipe, recipe_names, recipe_text
+from mlbench.recipes.spec import Recipe, RunSpec
 
 
 def plan_of(*settings: str, **request: Any) -> Any:

@@ -188,7 +188,7 @@ def test_what_pages_say_that_commands_print_is_what_they_print(document: Path) -
 
 
 def test_the_pages_on_recipes_show_each_of_them() -> None:
-    from mlbench.config import recipe_names
+    from mlbench.recipes.reading import recipe_names
 
     shown = set(
         re.findall(r"printed by: mlbench diff (\S+) (\S+)", (DOCS / "recipes.md").read_text())

@@ -31,11 +31,11 @@ from mlbench.backbones.weights import read_state
 from mlbench.cells import _problem
 from mlbench.checkpoint import Checkpoints
 from mlbench.claims import run_claim
-from mlbench.config import load_recipe
 from mlbench.errors import MlbenchError
 from mlbench.metrics import embeddings
 from mlbench.metrics.embeddings import read_embeddings
 from mlbench.metrics.evaluation import evaluate_queries
+from mlbench.recipes.reading import load_recipe
 from mlbench.report import write_report
 from mlbench.report.data import embeddings_of
 from mlbench.search import open_index

@@ -16,9 +16,10 @@ from torch import Tensor
 import mlbench
 from mlbench import runner
 from mlbench.cli import main
-from mlbench.config import Request, load_recipe, make_plan, parse_setting
 from mlbench.datasets import inshop, sop
 from mlbench.laboratory import Laboratory
+from mlbench.recipes.plan import Request, make_plan, parse_setting
+from mlbench.recipes.reading import load_recipe
 
 SETTINGS = QUICK | {"schedule.epochs": 1, "schedule.milestones": []}
 

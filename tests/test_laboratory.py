@@ -12,11 +12,11 @@ from conftest import QUICK
 from torch import nn
 
 import mlbench
-from mlbench.config import Request, make_plan
 from mlbench.datasets import folder
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Backbone, BackboneEntry, Preprocessing
 from mlbench.laboratory import Laboratory
+from mlbench.recipes.plan import Request, make_plan
 from mlbench.registry import BACKBONES, PROGRAM
 
 

@@ -11,10 +11,11 @@ from test_record import record
 
 from mlbench import store
 from mlbench.cli import main
-from mlbench.config import Plan, Request, load_recipe, make_plan
 from mlbench.errors import MlbenchError
 from mlbench.ladder import FACTORS, climb, factor_of, ladder, waterfall
 from mlbench.metrics.evaluation import evaluate_queries, summarize
+from mlbench.recipes.plan import Plan, Request, make_plan
+from mlbench.recipes.reading import load_recipe
 
 
 def plan(recipe: str, **request: Any) -> Plan:

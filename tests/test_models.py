@@ -16,12 +16,12 @@ from torchvision import transforms
 import mlbench
 from mlbench import store
 from mlbench.cli import main
-from mlbench.config import Request, make_plan
 from mlbench.errors import MlbenchError
 from mlbench.executors import ray
 from mlbench.executors.crew import Maker, Site
 from mlbench.metrics.evaluation import evaluate
 from mlbench.models import SUFFIXES
+from mlbench.recipes.plan import Request, make_plan
 from mlbench.record import RunRecord
 
 FROZEN = {"backbone.trunk": "frozen", "optimizer.lr": 0.0}

@@ -9,11 +9,11 @@ from conftest import QUICK
 import mlbench
 from mlbench import store
 from mlbench.cli import main
-from mlbench.config import load_recipe
 from mlbench.errors import MlbenchError
 from mlbench.losses import BUILTIN
+from mlbench.recipes.reading import load_recipe
+from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.registry import LOSSES
-from mlbench.spec import LossSpec, RunSpec
 from mlbench.system.files import check_path, expanded
 
 LONGEST = 255

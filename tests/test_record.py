@@ -14,11 +14,12 @@ import pytest
 import mlbench
 from mlbench import store
 from mlbench.comparison import compare
-from mlbench.config import Request, make_plan
 from mlbench.errors import MlbenchError
 from mlbench.metrics.evaluation import evaluate_queries
 from mlbench.migrations import SCHEMA_VERSION
 from mlbench.provenance import Provenance
+from mlbench.recipes.plan import Request, make_plan
+from mlbench.recipes.spec import RunSpec
 from mlbench.record import (
     Cost,
     DatasetFacts,
@@ -27,7 +28,6 @@ from mlbench.record import (
     _read_checked,
     _read_whole,
 )
-from mlbench.spec import RunSpec
 from mlbench.table import render
 
 PLAN = make_plan(Request(losses=("softtriple", "npairs"), seeds=3))

@@ -28,12 +28,13 @@ from test_record import record
 from mlbench import store
 from mlbench.cli import main
 from mlbench.comparison import compare
-from mlbench.config import Plan, Request, make_plan
 from mlbench.datasets.folder import load as load_folder
 from mlbench.errors import printable
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.ladder import ladder
 from mlbench.metrics.evaluation import evaluate_queries, summarize
+from mlbench.recipes.plan import Plan, Request, make_plan
+from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.record import EpochRow, RunRecord
 from mlbench.report import maps, plots, write_report
 from mlbench.report import page as page_module
@@ -46,7 +47,6 @@ from mlbench.report.plots import name_rows
 from mlbench.report.style import COLOURS, styles
 from mlbench.report.svg import Picture, draw
 from mlbench.report.thumbnails import Album
-from mlbench.spec import LossSpec, RunSpec
 from mlbench.table import sheet
 
 HOSTILE_CLASS = "x<img src=x onerror=alert(1)>&\"'_$x$"

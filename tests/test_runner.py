@@ -11,10 +11,11 @@ from PIL import Image, ImageOps
 import mlbench
 from mlbench import store
 from mlbench.comparison import compare
-from mlbench.config import Files, Request, load_recipe, make_plan
 from mlbench.laboratory import Laboratory, resolve_device, training_part
+from mlbench.recipes.plan import Files, Request, make_plan
+from mlbench.recipes.reading import load_recipe
+from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
 from mlbench.runner import run_one
-from mlbench.spec import LossSpec, Recipe, RunSpec
 
 
 def quick_run(photos: Path, loss: str = "softtriple", **options: Any) -> mlbench.RunRecord:

@@ -14,12 +14,13 @@ from test_record import PLAN, RUNS, record
 from mlbench import store
 from mlbench.cli import main
 from mlbench.comparison import Comparison, compare, differences, merge
-from mlbench.config import Request, load_recipe, make_plan
 from mlbench.metrics.evaluation import QueryResults
+from mlbench.recipes.plan import Request, make_plan
+from mlbench.recipes.reading import load_recipe
+from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.record import RunRecord
 from mlbench.reference import LOSS_OF, published
 from mlbench.registry import LOSSES
-from mlbench.spec import LossSpec, RunSpec
 from mlbench.table import render, sheet
 
 

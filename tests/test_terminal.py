@@ -17,10 +17,10 @@ from test_record import PLAN, RUNS, record
 
 from mlbench.cells import Outcome, failed, with_baselines
 from mlbench.cli import main
-from mlbench.config import recipe_names
 from mlbench.executors import ExecutorOptions
 from mlbench.executors.crew import Note, Phase
 from mlbench.live import Matrix, _Count
+from mlbench.recipes.reading import recipe_names
 from mlbench.registry import LOSSES
 
 SPECS = with_baselines(PLAN)

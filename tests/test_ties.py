@@ -15,8 +15,8 @@ import mlbench
 from mlbench.losses.baselines import pca
 from mlbench.metrics.evaluation import NmiRestart, nmi
 from mlbench.metrics.ties import first_highest
+from mlbench.recipes.spec import LossSpec
 from mlbench.runner import _Selection
-from mlbench.spec import LossSpec
 from mlbench.statistics import compare_all, paired_difference
 from mlbench.tune import Trial, Tuned
 

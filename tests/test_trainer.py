@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import mlbench
 from mlbench import trainer as module
 from mlbench.augment import FeatureSource
-from mlbench.config import load_recipe
 from mlbench.model import Embedder
+from mlbench.recipes.reading import load_recipe
+from mlbench.recipes.spec import Recipe
 from mlbench.registry import LOSSES
-from mlbench.spec import Recipe
 from mlbench.trainer import Trainer
 
 pytestmark = pytest.mark.numeric

@@ -11,14 +11,14 @@ from conftest import QUICK
 from PIL import Image
 
 from mlbench.comparison import compare
-from mlbench.config import Files, Plan, Request, make_plan
 from mlbench.errors import MlbenchError
 from mlbench.executors.crew import Inline, run_all
 from mlbench.interfaces import LossEntry
 from mlbench.laboratory import Laboratory
 from mlbench.losses import BUILTIN
+from mlbench.recipes.plan import Files, Plan, Request, make_plan
+from mlbench.recipes.spec import LossSpec
 from mlbench.registry import LOSSES
-from mlbench.spec import LossSpec
 from mlbench.tune import (
     Trial,
     Tuned,

@@ -30,10 +30,8 @@ from fuzz.runs import run
 from PIL import Image
 
 from mlbench import store
-from mlbench.checking import build
 from mlbench.cli.embeddings import _measure as measure
 from mlbench.comparison import compare
-from mlbench.config import Request, load_recipe, make_plan, parse_setting, recipe_names, recipe_text
 from mlbench.datasets import cub200, folder
 from mlbench.datasets.checks import check_dataset
 from mlbench.datasets.decode import decode
@@ -41,8 +39,11 @@ from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset
 from mlbench.metrics.embeddings import read_embeddings
 from mlbench.metrics.evaluation import evaluate, evaluate_queries
+from mlbench.recipes.plan import Request, make_plan, parse_setting
+from mlbench.recipes.reading import load_recipe, recipe_names, recipe_text
+from mlbench.recipes.spec import Recipe, RunSpec
+from mlbench.recipes.validation import build
 from mlbench.record import RunRecord, dump, sha256
-from mlbench.spec import Recipe, RunSpec
 from mlbench.table import render
 
 

@@ -22,10 +22,10 @@ import mlbench
 from mlbench import checkpoint, store
 from mlbench.backbones.weights import read_state
 from mlbench.claims import run_claim
-from mlbench.config import load_recipe
 from mlbench.errors import MlbenchError
 from mlbench.metrics.embeddings import read_embeddings
 from mlbench.metrics.evaluation import QueryResults
+from mlbench.recipes.reading import load_recipe
 from mlbench.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.report.data import embeddings_of

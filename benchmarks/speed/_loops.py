@@ -17,13 +17,13 @@ from torchvision.transforms import v2
 
 from mlbench.augment import ImageSource
 from mlbench.compilation import compile_network
-from mlbench.config import load_recipe
 from mlbench.crops import open_crops
 from mlbench.datasets.pixels import PixelCache
 from mlbench.interfaces import Preprocessing
 from mlbench.model import Embedder, Trunk, build_head, preprocessing_of
+from mlbench.recipes.reading import load_recipe
+from mlbench.recipes.spec import Recipe
 from mlbench.registry import BACKBONES, LOSSES
-from mlbench.spec import Recipe
 from mlbench.trainer import Trainer, build_optimizer
 
 CLASSES, WORKERS = 100, 2

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from mlbench import store
-from mlbench.config import Request, make_plan
 from mlbench.metrics.evaluation import QueryResults, summarize
 from mlbench.migrations import SCHEMA_VERSION
 from mlbench.provenance import Provenance
+from mlbench.recipes.plan import Request, make_plan
+from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
 from mlbench.record import Cost, DatasetFacts, EpochRow, RunRecord
 from mlbench.registry import LOSSES
-from mlbench.spec import LossSpec, Recipe, RunSpec
 
 QUERIES, EPOCHS, KEPT = 5924, 50, 10
 KS = (1, 2, 4, 8)

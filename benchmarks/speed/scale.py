@@ -22,7 +22,7 @@ from _measure import arguments, finish
 from _points import DIM, PER_CLASS, Points, measure
 
 from mlbench import provenance
-from mlbench.config import load_recipe
+from mlbench.recipes.reading import load_recipe
 from mlbench.system.files import atomic_file
 
 BEGIN, END = "<!-- scale.py: begin -->", "<!-- scale.py: end -->"

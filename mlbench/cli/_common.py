@@ -22,7 +22,7 @@ from mlbench.system.streams import drop_output, plain_streams, shows_styles, wri
 
 if TYPE_CHECKING:
     from mlbench.cells import Outcome
-    from mlbench.config import Request
+    from mlbench.recipes.plan import Request
     from mlbench.table import Sheet
     from mlbench.tracking import TrackerSpec
 
@@ -186,7 +186,7 @@ def request(
     **rest: Any,
 ) -> Request:
     """Return what the options of a command ask for."""
-    from mlbench.config import Request, parse_setting
+    from mlbench.recipes.plan import Request, parse_setting
 
     given = tuple(parse_setting(text) for text in settings)
     if folds is not None:

@@ -45,7 +45,7 @@ def backbones(_ctx: click.Context, _param: click.Parameter, typed: str) -> Items
 
 def recipes(_ctx: click.Context, _param: click.Parameter, typed: str) -> Items:
     """Complete a shipped recipe, or else leave the word to the shell as a file."""
-    from mlbench.config import recipe_names
+    from mlbench.recipes.reading import recipe_names
 
     found = [CompletionItem(name) for name in recipe_names() if name.startswith(typed)]
     return found or [CompletionItem(typed, type="file")]

@@ -124,7 +124,7 @@ def backbones(as_json: bool) -> None:
 @json_option
 def recipes(as_json: bool) -> None:
     """List shipped recipes."""
-    from mlbench.config import load_recipe, recipe_names, recipe_text
+    from mlbench.recipes.reading import load_recipe, recipe_names, recipe_text
 
     rows = []
     for name in recipe_names():

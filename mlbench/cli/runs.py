@@ -64,8 +64,8 @@ def run(
     Runs that fail are named below the table; the exit code is then 1.
     """
     from mlbench.comparison import compare
-    from mlbench.config import make_plan
     from mlbench.live import Matrix
+    from mlbench.recipes.plan import make_plan
     from mlbench.table import sheets
 
     plan = make_plan(request(**options))
@@ -119,9 +119,9 @@ def ablate(
     Options that change a recipe (--set, --dataset, --backbone) change both ends. A rung that cannot
     run, such as for lack of weights, is listed with the reason.
     """
-    from mlbench.config import make_plan
     from mlbench.ladder import check_picture, climb, ladder, waterfall
     from mlbench.live import Matrix
+    from mlbench.recipes.plan import make_plan
     from mlbench.table import ladder_sheet
 
     if picture:
@@ -161,8 +161,8 @@ def tune(
     seed. Trials are kept in OUT/tune.sqlite3: the same command continues, more --trials go on.
     """
     from mlbench.comparison import compare
-    from mlbench.config import make_plan
     from mlbench.live import Matrix
+    from mlbench.recipes.plan import make_plan
     from mlbench.table import sheets
 
     plan = make_plan(request(**options))

@@ -73,7 +73,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
 
 
 def _fields_of(source: str) -> dict[str, Any]:
-    from mlbench.config import recipe_fields
+    from mlbench.recipes.reading import recipe_fields
     from mlbench.store import load
 
     if not source.endswith(".json"):

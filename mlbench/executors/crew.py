@@ -12,11 +12,11 @@ from typing import Protocol
 import torch
 
 from mlbench.cells import Outcome, attempt, failed, label, open_plan
-from mlbench.config import Files, Plan
 from mlbench.errors import MlbenchError
 from mlbench.executors import ExecutorOptions
 from mlbench.laboratory import Laboratory, resolve_device
-from mlbench.spec import Recipe, RunSpec
+from mlbench.recipes.plan import Files, Plan
+from mlbench.recipes.spec import Recipe, RunSpec
 
 _POLL_SECONDS = 1.0
 _REPORT_SECONDS = 0.2

@@ -30,7 +30,7 @@ from mlbench.errors import MlbenchError
 from mlbench.executors import ExecutorOptions
 from mlbench.executors.crew import Event, Finished, Lost, Maker, Note, Phase, Site
 from mlbench.laboratory import Laboratory
-from mlbench.spec import RunSpec
+from mlbench.recipes.spec import RunSpec
 from mlbench.system.files import atomic_file
 from mlbench.system.interrupts import SIGNALS, held, install
 

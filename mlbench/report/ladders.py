@@ -9,12 +9,12 @@ from itertools import permutations
 from pathlib import Path
 
 from mlbench.comparison import differences
-from mlbench.config import Files, Plan
 from mlbench.ladder import Rung, RungResult, climb, factor_of, ladder, waterfall
+from mlbench.recipes.plan import Files, Plan
+from mlbench.recipes.spec import LossSpec, Recipe
 from mlbench.record import RunRecord
 from mlbench.report.groups import Runs
 from mlbench.report.svg import Picture, inline, page_style
-from mlbench.spec import LossSpec, Recipe
 from mlbench.table import Sheet, ladder_sheet
 
 _FEWEST_RUNGS = 4

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from mlbench.checking import Range, check_value, field_types
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
+from mlbench.recipes.validation import Range, check_value, field_types
 
 _LARGEST_SINGLE = 3.4e38  # what losses are computed in
 
