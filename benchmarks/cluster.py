@@ -34,7 +34,7 @@ from mlbench.executors.crew import Crew, Note, Phase, run_all
 from mlbench.executors.local import Local
 from mlbench.executors.ray import Ray
 from mlbench.recipes.plan import Plan, Request, make_plan
-from mlbench.record import RunRecord
+from mlbench.records.record import RunRecord
 
 SETTINGS = {
     "input.size": 16,

@@ -36,9 +36,10 @@ from mlbench.chances import mean_half_widths
 from mlbench.crossed import ClassTotals, components
 from mlbench.datasets import cub200
 from mlbench.pairs import all_pairs
-from mlbench.record import RunRecord
+from mlbench.records.record import RunRecord
+from mlbench.records.scores import query_scores
+from mlbench.records.store import read_results
 from mlbench.statistics import compare_all
-from mlbench.store import query_scores, read_results
 
 Figures = npt.NDArray[np.float64]
 METRIC = "R@1"

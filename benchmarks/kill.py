@@ -37,7 +37,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from mlbench.store import read_scores
+from mlbench.records.scores import read_scores
 
 CACHE, CHECKPOINT, QUERIES, RECORD = ".uint8.", ".pt.", ".npz.", ".json."
 MOMENT, TABLE = "moment", "table"

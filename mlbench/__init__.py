@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from mlbench.errors import MlbenchError
     from mlbench.metrics.evaluation import evaluate
     from mlbench.models import load_model
-    from mlbench.record import RunRecord
-    from mlbench.store import load_results
+    from mlbench.records.record import RunRecord
+    from mlbench.records.store import load_results
 
 # Loaded at first use: importing mlbench must not import torch.
 _HOME = {
     "MlbenchError": "errors",
-    "RunRecord": "record",
+    "RunRecord": "records.record",
     "build_loss": "api",
     "evaluate": "metrics",
     "list_losses": "api",
     "load_model": "models",
-    "load_results": "store",
+    "load_results": "records.store",
     "register_backbone": "api",
     "register_dataset": "api",
     "register_loss": "api",

@@ -19,7 +19,7 @@ from mlbench.scalars import check_seed, plain, whole_number
 if TYPE_CHECKING:
     from torch import nn
 
-    from mlbench.record import RunRecord
+    from mlbench.records.record import RunRecord
 
 register_loss = LOSSES.register
 register_dataset = DATASETS.register
@@ -106,10 +106,10 @@ def run(
     Raises:
         MlbenchError: any input that is wrong.
     """
-    from mlbench import store
     from mlbench.cells import made_or_awaited
     from mlbench.laboratory import Laboratory, resolve_device
     from mlbench.recipes.spec import RunSpec
+    from mlbench.records import store
     from mlbench.runner import run_one
 
     paths = (str, PathLike)

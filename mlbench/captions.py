@@ -9,7 +9,7 @@ from pathlib import Path
 from mlbench.errors import MlbenchError
 from mlbench.losses.baselines import BASELINES
 from mlbench.recipes.spec import LossSpec
-from mlbench.record import RunRecord
+from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
 
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import torch
 
-from mlbench import checkpoint, models, store
+from mlbench import checkpoint, models
 from mlbench.claims import run_claim
 from mlbench.errors import MlbenchError, MlbenchWarning, first_few
 from mlbench.laboratory import Laboratory, Progress
 from mlbench.losses.baselines import BASELINES
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
-from mlbench.record import RunRecord
+from mlbench.records import store
+from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import run_one
 from mlbench.system.machine import lack

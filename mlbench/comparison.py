@@ -11,9 +11,9 @@ from mlbench.captions import labels, stamp
 from mlbench.losses.baselines import BASELINES
 from mlbench.metrics.ties import first_highest
 from mlbench.recipes.spec import Recipe
-from mlbench.record import RunRecord
+from mlbench.records.record import RunRecord
+from mlbench.records.scores import QueryScores, read_scores
 from mlbench.statistics import Difference, Estimate, compare_all, estimate
-from mlbench.store import QueryScores, read_scores
 
 if TYPE_CHECKING:
     from mlbench.statistics import AnyScores

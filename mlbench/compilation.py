@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.errors import MlbenchError
-from mlbench.provenance import Execution
+from mlbench.records.provenance import Execution
 
 
 def execution(device: torch.device, *, compiled: bool) -> Execution:

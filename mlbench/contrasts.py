@@ -47,17 +47,6 @@ class Contrasts:
     query_variance: Figures
 
 
-def mean_score(scores: Scores) -> float:
-    """Return the mean of ``(Q,)`` scores; that of hits without turning them into numbers."""
-    import numpy as np
-
-    if len(scores) == 1:
-        return float(scores[0])
-    if scores.dtype == np.bool_:
-        return np.count_nonzero(scores) / len(scores)
-    return float(scores.mean(dtype=np.float64))
-
-
 def contrasts(scores: Mapping[str, Runs], names: Sequence[str]) -> list[Contrasts]:
     """Return all pairs of losses that share anything to tell them apart by, by the runs they share.
 

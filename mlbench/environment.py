@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from mlbench import provenance
 from mlbench._version import __version__
 from mlbench.errors import MlbenchError
+from mlbench.records import provenance
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
 from mlbench.system.files import cache_dir
 

@@ -23,9 +23,9 @@ from mlbench.errors import MlbenchError
 from mlbench.features import cached_features
 from mlbench.interfaces import Backbone, Dataset, ImageSet
 from mlbench.model import Embedder, Trunk, build_head
-from mlbench.provenance import Execution
 from mlbench.recipes.plan import Files
 from mlbench.recipes.spec import Recipe, digest
+from mlbench.records.provenance import Execution
 from mlbench.registry import BACKBONES, DATASETS, PROGRAM
 from mlbench.system.files import cache_dir
 from mlbench.system.known_state import known_state

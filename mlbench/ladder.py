@@ -13,12 +13,12 @@ from mlbench.errors import MlbenchError
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, Recipe
 from mlbench.recipes.validation import build
+from mlbench.records.scores import query_scores
 from mlbench.statistics import Difference, Estimate, estimate, paired_difference
-from mlbench.store import query_scores
 from mlbench.system.files import atomic_file
 
 if TYPE_CHECKING:
-    from mlbench.record import RunRecord
+    from mlbench.records.record import RunRecord
 
 FACTORS: dict[str, tuple[str, ...]] = {
     "input": ("input.normalization", "input.channels"),

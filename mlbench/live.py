@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from mlbench.executors.crew import Crew, Note, Phase
     from mlbench.recipes.plan import Plan
     from mlbench.recipes.spec import RunSpec
-    from mlbench.record import RunRecord
-    from mlbench.tune import Trial, Tuned
+    from mlbench.records.record import RunRecord
+    from mlbench.records.trials import Trial, Tuned
 
 _NARROW, _WIDE = 30, 72
 """Columns of a terminal with room for the time left, and for all there is to show."""

@@ -25,7 +25,6 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mlbench import store
 from mlbench.arrays import ImageArray
 from mlbench.boxes import center_boxes
 from mlbench.datasets.decode import decode, to_rgb
@@ -37,7 +36,8 @@ from mlbench.laboratory import resolve_device
 from mlbench.losses.baselines import BASELINES
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.recipes.spec import digest
-from mlbench.record import RunRecord
+from mlbench.records import store
+from mlbench.records.record import RunRecord
 from mlbench.registry import BACKBONES
 from mlbench.system.files import atomic_file
 from mlbench.system.known_state import known_state

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench import provenance
 from mlbench.augment import FeatureSource, Subset
 from mlbench.checkpoint import Checkpoints
 from mlbench.embed import embed
@@ -23,16 +22,11 @@ from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
 from mlbench.losses.baselines import BASELINES, pca
 from mlbench.metrics.evaluation import QueryResults, evaluate_queries, nmi, summarize
 from mlbench.metrics.ties import TIE
-from mlbench.migrations import SCHEMA_VERSION
 from mlbench.model import Embedder, build_head
 from mlbench.recipes.spec import RunSpec, digest
-from mlbench.record import (
-    PROTOCOL_VERSION,
-    Cost,
-    DatasetFacts,
-    EpochRow,
-    RunRecord,
-)
+from mlbench.records import provenance
+from mlbench.records.migrations import SCHEMA_VERSION
+from mlbench.records.record import PROTOCOL_VERSION, Cost, DatasetFacts, EpochRow, RunRecord
 from mlbench.registry import LOSSES
 from mlbench.system.interrupts import Interrupted
 from mlbench.system.known_state import known_state

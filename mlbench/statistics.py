@@ -13,8 +13,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from mlbench.contrasts import Contrasts, contrasts, mean_score
+from mlbench.contrasts import Contrasts, contrasts
 from mlbench.metrics.ties import TIE, first_highest
+from mlbench.records.scores import mean_score
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,9 +14,9 @@ import msgspec
 
 from mlbench.comparison import Comparison, Identity, compare, told_apart
 from mlbench.errors import MlbenchError
-from mlbench.provenance import source_digest
+from mlbench.records.provenance import source_digest
+from mlbench.records.store import is_record, no_collection, read_records, record_files
 from mlbench.registry import LOSSES
-from mlbench.store import is_record, no_collection, read_records, record_files
 from mlbench.system.files import atomic_file, cache_dir
 from mlbench.system.regular import read_regular
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mlbench.errors import MlbenchError, MlbenchWarning, unknown_name
 
 if TYPE_CHECKING:
-    from mlbench.record import RunRecord
+    from mlbench.records.record import RunRecord
 
 EXPERIMENT = "mlbench"
 """Name of the MLflow experiment that holds the runs."""

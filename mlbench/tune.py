@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,10 @@ from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.laboratory import Laboratory, Progress
 from mlbench.metrics.evaluation import evaluate_queries, summarize
-from mlbench.metrics.ties import first_highest
 from mlbench.recipes.plan import Plan
-from mlbench.recipes.spec import LossSpec, Recipe, RunSpec, digest
-from mlbench.record import RunRecord
+from mlbench.recipes.spec import LossSpec, RunSpec, digest
+from mlbench.records.record import RunRecord
+from mlbench.records.trials import _SEED, Trial, Tuned, _with_folds, validation_recipe
 from mlbench.registry import LOSSES
 from mlbench.runner import Stopwatch, has_directions, train
 from mlbench.statistics import Estimate, estimate
@@ -42,77 +42,17 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-DEFAULT_FOLDS = 2
 _MOST_BYTES = 1 << 30
-_SEED = 0
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One set of parameters and how it did on the validation classes.
-
-    Attributes:
-        loss: the loss with these parameters.
-        score: MAP@R, mean over the folds; 0 if training diverged in one of them.
-        diverged: whether it did.
-        images_seen: in training, over all folds.
-    """
-
-    loss: LossSpec
-    score: float
-    diverged: bool
-    images_seen: int
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """All trials of one loss, that of its untuned parameters first.
-
-    Attributes:
-        trials: at least one.
-        searched: names of the parameters that were varied; the others were given or have no range.
-    """
-
-    trials: tuple[Trial, ...]
-    searched: tuple[str, ...]
-
-    @property
-    def default(self) -> Trial:
-        """The trial of the untuned parameters."""
-        return self.trials[0]
-
-    @property
-    def chosen(self) -> Trial:
-        """The trial of the highest score, the earliest of several."""
-        return self.trials[first_highest([trial.score for trial in self.trials])]
 
 
 Report = Callable[[Trial, int, int], None]
 """Called with each new trial, its number from 1, and the number of trials of its loss."""
 
 
-def validation_recipe(recipe: Recipe) -> Recipe:
-    """Return the recipe of the trials: that of the final runs, with validation folds.
-
-    Raises:
-        MlbenchError: the recipe selects epochs, which would be tuning of another kind.
-    """
-    if recipe.selection.rule != "last":
-        raise MlbenchError(
-            f"tune: selection.rule '{recipe.selection.rule}' chooses epochs; only parameters are "
-            "tuned here: --set selection.rule=last"
-        )
-    return _with_folds(recipe, recipe.selection.folds or DEFAULT_FOLDS)
-
-
 def final_plan(plan: Plan, tuned: Sequence[Tuned]) -> Plan:
     """Return the plan of the final runs: all training classes, untuned and chosen parameters."""
     losses = [trial.loss for each in tuned for trial in (each.default, each.chosen)]
     return replace(plan, recipe=_with_folds(plan.recipe, 0), losses=tuple(dict.fromkeys(losses)))
-
-
-def _with_folds(recipe: Recipe, folds: int) -> Recipe:
-    return replace(recipe, selection=replace(recipe.selection, folds=folds))
 
 
 def tune(

@@ -12,7 +12,7 @@ from mlbench.advice import advise
 from mlbench.comparison import Comparison, compare, merge
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import LossSpec, RunSpec
-from mlbench.record import RunRecord
+from mlbench.records.record import RunRecord
 from mlbench.statistics import Difference
 from mlbench.table import render, sheets
 

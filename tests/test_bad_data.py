@@ -17,7 +17,6 @@ from conftest import QUICK
 from PIL import Image
 
 import mlbench as package
-from mlbench import store
 from mlbench.cli import main
 from mlbench.comparison import compare
 from mlbench.datasets import checks as screening
@@ -27,6 +26,7 @@ from mlbench.errors import MlbenchError, MlbenchWarning
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.laboratory import Laboratory
 from mlbench.recipes.plan import Files, Request, make_plan
+from mlbench.records import store
 from mlbench.table import render
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]

@@ -19,7 +19,7 @@ from conftest import QUICK
 from PIL import Image, ImageOps
 from torch import nn
 
-from mlbench import checkpoint, store
+from mlbench import checkpoint
 from mlbench.augment import FeatureSource
 from mlbench.cells import make_run
 from mlbench.checkpoint import Checkpoints
@@ -28,7 +28,8 @@ from mlbench.laboratory import Laboratory
 from mlbench.model import Embedder
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import LossSpec, RunSpec
-from mlbench.record import RunRecord
+from mlbench.records import store
+from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import _Selection, run_one
 from mlbench.system.files import _machine, atomic_file

@@ -15,14 +15,14 @@ import torch
 from click.testing import CliRunner
 from conftest import QUICK
 
-from mlbench import store
 from mlbench.cells import Outcome, label, with_baselines
 from mlbench.cli import main
 from mlbench.executors import ExecutorOptions
 from mlbench.executors.crew import Crew, Inline, Note, Phase, run_all
 from mlbench.executors.local import Local, threads_per_job, visible_gpus
 from mlbench.recipes.plan import Plan, Request, make_plan
-from mlbench.record import RunRecord
+from mlbench.records import store
+from mlbench.records.record import RunRecord
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]
 

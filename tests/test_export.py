@@ -15,10 +15,11 @@ from conftest import QUICK
 from safetensors import safe_open
 
 import mlbench
-from mlbench import export, store
+from mlbench import export
 from mlbench.cli import main
 from mlbench.model import preprocessing_of
 from mlbench.models import Model
+from mlbench.records import store
 from mlbench.registry import BACKBONES
 
 

@@ -26,7 +26,7 @@ from test_record import RUNS, record
 from test_resources import disk_of
 from webserver import Page, Server, serving
 
-from mlbench import checkpoint, store, summary, tune
+from mlbench import checkpoint, summary, tune
 from mlbench.backbones.weights import read_state
 from mlbench.cells import _problem
 from mlbench.checkpoint import Checkpoints
@@ -36,6 +36,7 @@ from mlbench.metrics import embeddings
 from mlbench.metrics.embeddings import read_embeddings
 from mlbench.metrics.evaluation import evaluate_queries
 from mlbench.recipes.reading import load_recipe
+from mlbench.records import scores, store
 from mlbench.report import write_report
 from mlbench.report.data import embeddings_of
 from mlbench.search import open_index
@@ -209,8 +210,8 @@ class TestSpecialFiles:
         assert list(found.records) == [path]
         if plant is not plant_folder:
             assert "not a regular file" in found.problems[0]
-        assert store.read_scores(path) is None
-        assert store.query_neighbors(path) is None
+        assert scores.read_scores(path) is None
+        assert scores.query_neighbors(path) is None
         plant(path.with_suffix(".embeddings.npy"))
         assert embeddings_of(path, 12) is None
 
@@ -300,7 +301,7 @@ class TestBombs:
         path.write_bytes(content)
         with pytest.raises(ValueError, match="would unpack to 2,147,483,648 bytes"):
             npz.read_members(path, ("ks",))
-        assert store.read_scores(path) is None
+        assert scores.read_scores(path) is None
 
     def test_embeddings_that_claim_much_more_than_they_are(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -471,10 +472,10 @@ class TestMachine:
         path = saved(tmp_path)
         kept = Checkpoints(tmp_path, SPEC, "this")
         kept.save({"a": 1})
-        whole = store.read_scores(path)
+        whole = scores.read_scores(path)
         assert whole is not None
         with few_descriptors(0):
-            for read in (kept.load, lambda: store.load(path), lambda: store.read_scores(path)):
+            for read in (kept.load, lambda: store.load(path), lambda: scores.read_scores(path)):
                 with pytest.raises(MachineError, match="Too many open files; raise the limit"):
                     read()
             with pytest.raises(MachineError):

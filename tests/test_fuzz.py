@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 
-from mlbench import store
+from mlbench.records import store
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,8 +17,8 @@ import torch
 from click.testing import CliRunner, Result
 from conftest import QUICK
 
-from mlbench import store
 from mlbench.cli import main
+from mlbench.records import store
 from mlbench.system.interrupts import (
     GRACE_SECONDS,
     HOW_TO_CONTINUE,

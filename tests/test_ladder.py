@@ -9,13 +9,13 @@ from conftest import QUICK
 from PIL import Image
 from test_record import record
 
-from mlbench import store
 from mlbench.cli import main
 from mlbench.errors import MlbenchError
 from mlbench.ladder import FACTORS, climb, factor_of, ladder, waterfall
 from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.recipes.plan import Plan, Request, make_plan
 from mlbench.recipes.reading import load_recipe
+from mlbench.records import store
 
 
 def plan(recipe: str, **request: Any) -> Plan:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torchvision import transforms
 
 import mlbench
-from mlbench import store
 from mlbench.cli import main
 from mlbench.errors import MlbenchError
 from mlbench.executors import ray
@@ -22,7 +21,8 @@ from mlbench.executors.crew import Maker, Site
 from mlbench.metrics.evaluation import evaluate
 from mlbench.models import SUFFIXES
 from mlbench.recipes.plan import Request, make_plan
-from mlbench.record import RunRecord
+from mlbench.records import store
+from mlbench.records.record import RunRecord
 
 FROZEN = {"backbone.trunk": "frozen", "optimizer.lr": 0.0}
 

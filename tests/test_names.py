@@ -7,12 +7,12 @@ from click.testing import CliRunner
 from conftest import QUICK
 
 import mlbench
-from mlbench import store
 from mlbench.cli import main
 from mlbench.errors import MlbenchError
 from mlbench.losses import BUILTIN
 from mlbench.recipes.reading import load_recipe
 from mlbench.recipes.spec import LossSpec, RunSpec
+from mlbench.records import store
 from mlbench.registry import LOSSES
 from mlbench.system.files import check_path, expanded
 

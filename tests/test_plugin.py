@@ -11,7 +11,7 @@ import pytest
 from conftest import QUICK
 
 import mlbench
-from mlbench.record import RunRecord
+from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "mlbench-loss-example"

@@ -2,7 +2,7 @@ import hashlib
 from pathlib import Path
 
 import mlbench
-from mlbench.provenance import source_digest
+from mlbench.records.provenance import source_digest
 
 
 def test_the_source_digest_covers_every_file_of_the_package() -> None:

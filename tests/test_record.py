@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 import mlbench
-from mlbench import store
 from mlbench.comparison import compare
 from mlbench.errors import MlbenchError
 from mlbench.metrics.evaluation import evaluate_queries
-from mlbench.migrations import SCHEMA_VERSION
-from mlbench.provenance import Provenance
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import RunSpec
-from mlbench.record import (
+from mlbench.records import scores, store
+from mlbench.records.migrations import SCHEMA_VERSION
+from mlbench.records.provenance import Provenance
+from mlbench.records.record import (
     Cost,
     DatasetFacts,
     EpochRow,
@@ -134,7 +134,7 @@ def test_records_of_every_schema_are_read_as_of_the_newest(schema: str) -> None:
         assert f"schema{written['schema_version']}" == schema
         assert made.metrics == written["metrics"]
         assert store.record_path(FIXTURES / schema, made.spec) == path
-        assert store.query_scores(path, "R@1", made.queries_sha256) is not None
+        assert scores.query_scores(path, "R@1", made.queries_sha256) is not None
         assert RunRecord.from_json(made.to_json(), "x") == made
 
 
@@ -174,10 +174,10 @@ def test_store_keeps_records_and_hits(tmp_path: Path) -> None:
         hits = np.unpackbits(beside["hits"], axis=0, count=20).astype(bool)
         assert (hits == queries.hits).all()
         assert (beside["ap_at_r"] == queries.ap_at_r.astype(np.float32)).all()
-    neighbors = store.query_neighbors(path, sha256)
+    neighbors = scores.query_neighbors(path, sha256)
     assert neighbors is not None
     assert (neighbors == queries.neighbors[:, :10]).all()
-    hits_at_1 = store.query_scores(path, "R@1", sha256)
+    hits_at_1 = scores.query_scores(path, "R@1", sha256)
     assert hits_at_1 is not None
     assert (hits_at_1 == queries.hits[:, 0]).all()
 
@@ -188,17 +188,17 @@ def test_the_results_of_another_run_are_not_taken(tmp_path: Path) -> None:
         store.save(tmp_path, record(run), evaluate_queries(rows, np.arange(20) % 5))
     one, other = (store.record_path(tmp_path, run) for run in RUNS[:2])
     sha256 = store.load(one).queries_sha256
-    assert store.query_scores(one, "MAP@R", sha256) is not None
+    assert scores.query_scores(one, "MAP@R", sha256) is not None
     shutil.copy(other.with_suffix(".npz"), one.with_suffix(".npz"))
-    assert store.query_scores(one, "MAP@R", sha256) is None
-    assert store.query_neighbors(one, sha256) is None
-    assert store.query_scores(one, "MAP@R") is not None
+    assert scores.query_scores(one, "MAP@R", sha256) is None
+    assert scores.query_neighbors(one, sha256) is None
+    assert scores.query_scores(one, "MAP@R") is not None
 
 
 def test_what_a_query_lacks_stays_marked(tmp_path: Path) -> None:
     queries = evaluate_queries(np.eye(3), np.array([0, 0, 1]))
     path = store.save(tmp_path, record(RUNS[0]), queries)
-    neighbors = store.query_neighbors(path)
+    neighbors = scores.query_neighbors(path)
     assert neighbors is not None
     assert (neighbors[:, -1] == -1).all()  # two others for each of the three
     assert (neighbors == queries.neighbors).all()

@@ -25,7 +25,6 @@ from markupsafe import Markup
 from PIL import Image
 from test_record import record
 
-from mlbench import store
 from mlbench.cli import main
 from mlbench.comparison import compare
 from mlbench.datasets.folder import load as load_folder
@@ -35,7 +34,8 @@ from mlbench.ladder import ladder
 from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.recipes.plan import Plan, Request, make_plan
 from mlbench.recipes.spec import LossSpec, RunSpec
-from mlbench.record import EpochRow, RunRecord
+from mlbench.records import scores, store
+from mlbench.records.record import EpochRow, RunRecord
 from mlbench.report import maps, plots, write_report
 from mlbench.report import page as page_module
 from mlbench.report.classes import QueryFigures, query_figures
@@ -305,7 +305,7 @@ def test_the_map_has_a_point_for_each_image_and_right_ones_are_marked(
     results = store.read_results(study.folder).records
     for each in data["maps"]:
         (path,) = (p for p, r in results.items() if (r.loss, r.seed) == (each["label"], 0))
-        hits = store.query_scores(path, "R@1")
+        hits = scores.query_scores(path, "R@1")
         assert hits is not None
         assert each["right"] == hits[data["points"]].tolist()
         assert np.shape(each["places"]) == (24, 2)

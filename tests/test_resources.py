@@ -23,7 +23,6 @@ from PIL import Image
 from test_record import RUNS, record
 
 import mlbench as package
-from mlbench import store
 from mlbench.boxes import center_boxes
 from mlbench.cli import main
 from mlbench.comparison import compare
@@ -31,6 +30,7 @@ from mlbench.crops import open_crops
 from mlbench.datasets import folder
 from mlbench.datasets.pixels import PixelCache, open_cache
 from mlbench.errors import DataWarning, MlbenchError
+from mlbench.records import store
 from mlbench.system.files import cache_dir, expanded, remove_stale
 from mlbench.table import Line, Sheet, sheets
 from mlbench.terminal import to_list, to_text

@@ -9,12 +9,12 @@ from conftest import QUICK
 from PIL import Image, ImageOps
 
 import mlbench
-from mlbench import store
 from mlbench.comparison import compare
 from mlbench.laboratory import Laboratory, resolve_device, training_part
 from mlbench.recipes.plan import Files, Request, make_plan
 from mlbench.recipes.reading import load_recipe
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
+from mlbench.records import store
 from mlbench.runner import run_one
 
 

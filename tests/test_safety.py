@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_record import RUNS, record
 
-from mlbench import store
 from mlbench.backbones.weights import read_state
 from mlbench.cli import main
 from mlbench.cli._common import print_list
@@ -27,6 +26,7 @@ from mlbench.datasets import glyphs
 from mlbench.errors import MlbenchError, printable
 from mlbench.escaping import escape_csv, escape_latex, escape_markdown
 from mlbench.features import _load
+from mlbench.records import scores, store
 from mlbench.table import DATA_FORMATS, SHEET_FORMATS, render, sheets
 from mlbench.terminal import to_text
 
@@ -135,7 +135,7 @@ def test_pixels_that_hold_code(tmp_path: Path, fuse: Path) -> None:
 def test_query_results_that_hold_code(tmp_path: Path, fuse: Path) -> None:
     path = store.save(tmp_path, record(RUNS[0]), None)
     np.savez(path.with_suffix(".npz"), ap_at_r=objects(fuse), hits=objects(fuse), ks=[1])
-    assert store.query_scores(path, "R@1") is None
+    assert scores.query_scores(path, "R@1") is None
     assert not fuse.exists()
 
 

@@ -14,9 +14,9 @@ from conftest import QUICK
 from PIL import Image
 
 import mlbench
-from mlbench import store
 from mlbench.cli import main
 from mlbench.errors import DataWarning
+from mlbench.records import store
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from test_record import RUNS, record
 
-from mlbench import store, summary
+from mlbench import summary
 from mlbench.errors import MlbenchError
-from mlbench.record import RunRecord
+from mlbench.records import store
+from mlbench.records.record import RunRecord
 from mlbench.summary import Summary, summarise
 
 

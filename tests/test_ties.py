@@ -16,9 +16,9 @@ from mlbench.losses.baselines import pca
 from mlbench.metrics.evaluation import NmiRestart, nmi
 from mlbench.metrics.ties import first_highest
 from mlbench.recipes.spec import LossSpec
+from mlbench.records.trials import Trial, Tuned
 from mlbench.runner import _Selection
 from mlbench.statistics import compare_all, paired_difference
-from mlbench.tune import Trial, Tuned
 
 pytestmark = pytest.mark.numeric
 

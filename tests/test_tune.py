@@ -18,18 +18,9 @@ from mlbench.laboratory import Laboratory
 from mlbench.losses import BUILTIN
 from mlbench.recipes.plan import Files, Plan, Request, make_plan
 from mlbench.recipes.spec import LossSpec
+from mlbench.records.trials import Trial, Tuned, validation_recipe
 from mlbench.registry import LOSSES
-from mlbench.tune import (
-    Trial,
-    Tuned,
-    evaluate,
-    final_plan,
-    search_space,
-    tune,
-    tuning_sheet,
-    validation_recipe,
-    with_params,
-)
+from mlbench.tune import evaluate, final_plan, search_space, tune, tuning_sheet, with_params
 
 optuna = pytest.importorskip("optuna")
 

@@ -12,9 +12,9 @@ from conftest import QUICK
 from PIL import Image
 
 import mlbench
-from mlbench import store
 from mlbench.cli import main
-from mlbench.record import RunRecord
+from mlbench.records import store
+from mlbench.records.record import RunRecord
 from mlbench.verify import compare_results
 
 

@@ -29,7 +29,6 @@ from fuzz.mutations import (
 from fuzz.runs import run
 from PIL import Image
 
-from mlbench import store
 from mlbench.cli.embeddings import _measure as measure
 from mlbench.comparison import compare
 from mlbench.datasets import cub200, folder
@@ -43,7 +42,8 @@ from mlbench.recipes.plan import Request, make_plan, parse_setting
 from mlbench.recipes.reading import load_recipe, recipe_names, recipe_text
 from mlbench.recipes.spec import Recipe, RunSpec
 from mlbench.recipes.validation import build
-from mlbench.record import RunRecord, dump, sha256
+from mlbench.records import scores, store
+from mlbench.records.record import RunRecord, dump, sha256
 from mlbench.table import render
 
 
@@ -174,12 +174,12 @@ def queries(rng: Rng, number: int, where: Path) -> None:
     made, results = _sample()
     path = store.save(where, made, results)
     beside = path.with_suffix(".npz")
-    whole = store.read_scores(path)
+    whole = scores.read_scores(path)
     assert whole is not None
     beside.write_bytes(spoil_bytes(rng, beside.read_bytes()))
     digest = store.load(path).queries_sha256
-    found = store.read_scores(path, digest if number % 2 else None)
-    neighbors = store.query_neighbors(path, digest)
+    found = scores.read_scores(path, digest if number % 2 else None)
+    neighbors = scores.query_neighbors(path, digest)
     if neighbors is not None and (neighbors != results.neighbors[:, :10]).any():
         raise WrongSuccessError("damaged neighbours were taken")
     if found is None:

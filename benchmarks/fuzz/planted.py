@@ -19,14 +19,15 @@ from fuzz.driver import WrongSuccessError
 from fuzz.mutations import HOSTILE, Rng, pick, spoil_bytes
 
 import mlbench
-from mlbench import checkpoint, store
+from mlbench import checkpoint
 from mlbench.backbones.weights import read_state
 from mlbench.claims import run_claim
 from mlbench.errors import MlbenchError
 from mlbench.metrics.embeddings import read_embeddings
 from mlbench.metrics.evaluation import QueryResults
 from mlbench.recipes.reading import load_recipe
-from mlbench.record import RunRecord
+from mlbench.records import scores, store
+from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.report.data import embeddings_of
 from mlbench.search import open_index
@@ -106,8 +107,8 @@ def _read(out: Path, path: Path, made: RunRecord) -> None:
         lambda: summarise(out),
         lambda: store.read_results(out),
         lambda: store.find(out, made.spec, "", ""),
-        lambda: store.read_scores(path),
-        lambda: store.query_neighbors(path),
+        lambda: scores.read_scores(path),
+        lambda: scores.query_neighbors(path),
         lambda: embeddings_of(path, 60),
         lambda: open_index(path),
         lambda: load_recipe(str(out / "recipe.toml")),

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mlbench import provenance
+from mlbench.records import provenance
 from mlbench.system.files import atomic_file
 from mlbench.terminal import to_list
 

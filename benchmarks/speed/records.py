@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mlbench import store
 from mlbench.metrics.evaluation import QueryResults, summarize
-from mlbench.migrations import SCHEMA_VERSION
-from mlbench.provenance import Provenance
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
-from mlbench.record import Cost, DatasetFacts, EpochRow, RunRecord
+from mlbench.records import store
+from mlbench.records.migrations import SCHEMA_VERSION
+from mlbench.records.provenance import Provenance
+from mlbench.records.record import Cost, DatasetFacts, EpochRow, RunRecord
 from mlbench.registry import LOSSES
 
 QUERIES, EPOCHS, KEPT = 5924, 50, 10

@@ -21,8 +21,8 @@ import torch
 from _measure import arguments, finish
 from _points import DIM, PER_CLASS, Points, measure
 
-from mlbench import provenance
 from mlbench.recipes.reading import load_recipe
+from mlbench.records import provenance
 from mlbench.system.files import atomic_file
 
 BEGIN, END = "<!-- scale.py: begin -->", "<!-- scale.py: end -->"

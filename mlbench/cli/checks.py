@@ -39,7 +39,7 @@ def verify(record: Path, data_root: Path | None, weights: Path | None, device: s
     Exits with code 0 if data, loss and every result are identical (times are no results, and
     versions and hardware are shown but not judged), 1 if not, 2 if the run cannot be made here.
     """
-    from mlbench import store
+    from mlbench.records import store
 
     known = store.load(record)
     from mlbench.laboratory import resolve_device  # imports torch: after what may be refused

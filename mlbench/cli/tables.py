@@ -74,7 +74,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
 
 def _fields_of(source: str) -> dict[str, Any]:
     from mlbench.recipes.reading import recipe_fields
-    from mlbench.store import load
+    from mlbench.records.store import load
 
     if not source.endswith(".json"):
         return recipe_fields(source)

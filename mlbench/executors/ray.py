@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from mlbench import checkpoint, models, store
+from mlbench import checkpoint, models
 from mlbench.cells import Outcome, failed, find_record, label
 from mlbench.claims import claim_file, run_claim
 from mlbench.errors import MlbenchError
@@ -31,6 +31,7 @@ from mlbench.executors import ExecutorOptions
 from mlbench.executors.crew import Event, Finished, Lost, Maker, Note, Phase, Site
 from mlbench.laboratory import Laboratory
 from mlbench.recipes.spec import RunSpec
+from mlbench.records import store
 from mlbench.system.files import atomic_file
 from mlbench.system.interrupts import SIGNALS, held, install
 

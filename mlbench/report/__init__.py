@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlbench.errors import MlbenchError
+from mlbench.records.store import read_results
 from mlbench.report.page import render
 from mlbench.report.svg import figures as svg_files
-from mlbench.store import read_results
 from mlbench.system.files import atomic_file
 
 __all__ = ["write_report"]

@@ -11,9 +11,9 @@ from mlbench.arrays import Indices
 from mlbench.datasets.checks import without_bad_images
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset
-from mlbench.record import RunRecord
+from mlbench.records.record import RunRecord
+from mlbench.records.scores import query_neighbors, query_scores
 from mlbench.registry import DATASETS
-from mlbench.store import query_neighbors, query_scores
 from mlbench.system import npz
 from mlbench.system.machine import raise_lack
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlbench.comparison import Comparison, Row, compare
-from mlbench.record import RunRecord
+from mlbench.records.record import RunRecord
 
 Runs = dict[Path, RunRecord]
 

@@ -12,7 +12,7 @@ from mlbench.comparison import differences
 from mlbench.ladder import Rung, RungResult, climb, factor_of, ladder, waterfall
 from mlbench.recipes.plan import Files, Plan
 from mlbench.recipes.spec import LossSpec, Recipe
-from mlbench.record import RunRecord
+from mlbench.records.record import RunRecord
 from mlbench.report.groups import Runs
 from mlbench.report.svg import Picture, inline, page_style
 from mlbench.table import Sheet, ladder_sheet

@@ -12,7 +12,8 @@ from typing import Any
 from markupsafe import Markup
 
 from mlbench.errors import MlbenchError
-from mlbench.record import PROTOCOL_VERSION
+from mlbench.records.record import PROTOCOL_VERSION
+from mlbench.records.store import Results
 from mlbench.report import maps
 from mlbench.report.data import ImageFinder
 from mlbench.report.groups import Group, groups
@@ -21,7 +22,6 @@ from mlbench.report.sections import Section, section
 from mlbench.report.style import styles
 from mlbench.report.templates import resource, template
 from mlbench.report.thumbnails import Album
-from mlbench.store import Results
 from mlbench.table import Sheet
 
 PICTURE_BUDGET = 12_000_000

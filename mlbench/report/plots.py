@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from mlbench.record import EpochRow, RunRecord
+from mlbench.records.record import EpochRow, RunRecord
 from mlbench.report.groups import Entry, Group
 from mlbench.report.style import Style
 from mlbench.report.svg import INK, MUTED, Picture, draw, shortened

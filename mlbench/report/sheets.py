@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mlbench.arrays import Labels
-from mlbench.provenance import Provenance
-from mlbench.record import RunRecord
+from mlbench.records.provenance import Provenance
+from mlbench.records.record import RunRecord
 from mlbench.report.classes import QueryFigures
 from mlbench.report.groups import Group
 from mlbench.table import Line, Sheet

@@ -13,10 +13,10 @@ import msgspec
 
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
-from mlbench.migrations import SCHEMA_VERSION, migrate
-from mlbench.provenance import Provenance
 from mlbench.recipes.spec import LossSpec, Natural, Recipe, RunSpec
 from mlbench.recipes.validation import build, check_value
+from mlbench.records.migrations import SCHEMA_VERSION, migrate
+from mlbench.records.provenance import Provenance
 
 PROTOCOL_VERSION = 1
 

@@ -1,0 +1,72 @@
+"""What tuning a loss leaves: its trials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mlbench.errors import MlbenchError
+from mlbench.metrics.ties import first_highest
+from mlbench.recipes.spec import LossSpec, Recipe
+
+DEFAULT_FOLDS = 2
+
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One set of parameters and how it did on the validation classes.
+
+    Attributes:
+        loss: the loss with these parameters.
+        score: MAP@R, mean over the folds; 0 if training diverged in one of them.
+        diverged: whether it did.
+        images_seen: in training, over all folds.
+    """
+
+    loss: LossSpec
+    score: float
+    diverged: bool
+    images_seen: int
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """All trials of one loss, that of its untuned parameters first.
+
+    Attributes:
+        trials: at least one.
+        searched: names of the parameters that were varied; the others were given or have no range.
+    """
+
+    trials: tuple[Trial, ...]
+    searched: tuple[str, ...]
+
+    @property
+    def default(self) -> Trial:
+        """The trial of the untuned parameters."""
+        return self.trials[0]
+
+    @property
+    def chosen(self) -> Trial:
+        """The trial of the highest score, the earliest of several."""
+        return self.trials[first_highest([trial.score for trial in self.trials])]
+
+
+def validation_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe of the trials: that of the final runs, with validation folds.
+
+    Raises:
+        MlbenchError: the recipe selects epochs, which would be tuning of another kind.
+    """
+    if recipe.selection.rule != "last":
+        raise MlbenchError(
+            f"tune: selection.rule '{recipe.selection.rule}' chooses epochs; only parameters are "
+            "tuned here: --set selection.rule=last"
+        )
+    return _with_folds(recipe, recipe.selection.folds or DEFAULT_FOLDS)
+
+
+def _with_folds(recipe: Recipe, folds: int) -> Recipe:
+    return replace(recipe, selection=replace(recipe.selection, folds=folds))
