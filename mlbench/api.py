@@ -107,10 +107,11 @@ def run(
         MlbenchError: any input that is wrong.
     """
     from mlbench.cells import made_or_awaited
-    from mlbench.laboratory import Laboratory, resolve_device
+    from mlbench.laboratory import Laboratory
     from mlbench.recipes.spec import RunSpec
     from mlbench.records import store
     from mlbench.runner import run_one
+    from mlbench.training.device import resolve_device
 
     paths = (str, PathLike)
     _check_type("recipe", recipe, paths)

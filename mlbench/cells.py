@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mlbench import checkpoint, models
+from mlbench import models
 from mlbench.claims import run_claim
 from mlbench.errors import MlbenchError, MlbenchWarning, first_few
 from mlbench.laboratory import Laboratory, Progress
@@ -25,6 +25,7 @@ from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runner import run_one
 from mlbench.system.machine import lack
+from mlbench.training import checkpoint
 
 _POLL_SECONDS = 0.5
 

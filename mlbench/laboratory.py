@@ -12,40 +12,29 @@ import torch
 from torch import Tensor, nn
 
 from mlbench.arrays import Indices, Labels
-from mlbench.augment import FeatureSource, ImageSource, Source
-from mlbench.compilation import execution
-from mlbench.crops import Crops, open_crops
 from mlbench.datasets.checks import check_dataset, list_bad, without_bad_images
 from mlbench.datasets.decode import BadImagesError
 from mlbench.datasets.pixels import PixelCache, open_cache
-from mlbench.embed import embed_batches
 from mlbench.errors import MlbenchError
-from mlbench.features import cached_features
 from mlbench.interfaces import Backbone, Dataset, ImageSet
-from mlbench.model import Embedder, Trunk, build_head
 from mlbench.recipes.plan import Files
 from mlbench.recipes.spec import Recipe, digest
 from mlbench.records.provenance import Execution
 from mlbench.registry import BACKBONES, DATASETS, PROGRAM
 from mlbench.system.files import cache_dir
 from mlbench.system.known_state import known_state
+from mlbench.training.batches import FeatureSource, ImageSource, Source
+from mlbench.training.crops import Crops, open_crops
+from mlbench.training.device import execution
+from mlbench.training.embed import embed_batches
+from mlbench.training.features import cached_features
+from mlbench.training.network import Embedder, Trunk, build_head
 
 Side = Literal["train", "test", "gallery"]
 Progress = Callable[[str, int, int], None]
 
 # To be raised when the same recipe would give other features.
 _FEATURES_VERSION = 1
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device for ``auto``, ``cpu`` or ``cuda``; MlbenchError if there is none."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise MlbenchError(f"device: {name!r} is not one of auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise MlbenchError("--device cuda: torch finds no GPU here; use --device cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,8 @@ class Matrix:
 
     def tune(self, plan: Plan, trials: int) -> list[Tuned]:
         """Give every loss of the plan its trials."""
-        from mlbench.laboratory import resolve_device
         from mlbench.registry import LOSSES
+        from mlbench.training.device import resolve_device
         from mlbench.tune import tune
 
         def report(trial: Trial, number: int, budget: int) -> None:

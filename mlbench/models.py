@@ -26,15 +26,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mlbench.arrays import ImageArray
-from mlbench.boxes import center_boxes
 from mlbench.datasets.decode import decode, to_rgb
 from mlbench.datasets.formats import upright
 from mlbench.datasets.pixels import decoded
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ImageSet
-from mlbench.laboratory import resolve_device
 from mlbench.losses.baselines import BASELINES
-from mlbench.model import Embedder, Trunk, build_head
 from mlbench.recipes.spec import digest
 from mlbench.records import store
 from mlbench.records.record import RunRecord
@@ -43,6 +40,9 @@ from mlbench.system.files import atomic_file
 from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack
 from mlbench.system.regular import is_regular
+from mlbench.training.crops import center_boxes
+from mlbench.training.device import resolve_device
+from mlbench.training.network import Embedder, Trunk, build_head
 
 if TYPE_CHECKING:
     from mlbench.laboratory import Laboratory

@@ -15,14 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench.augment import FeatureSource, Subset
-from mlbench.checkpoint import Checkpoints
-from mlbench.embed import embed
 from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
 from mlbench.losses.baselines import BASELINES, pca
 from mlbench.metrics.evaluation import QueryResults, evaluate_queries, nmi, summarize
 from mlbench.metrics.ties import TIE
-from mlbench.model import Embedder, build_head
 from mlbench.recipes.spec import RunSpec, digest
 from mlbench.records import provenance
 from mlbench.records.migrations import SCHEMA_VERSION
@@ -30,7 +26,11 @@ from mlbench.records.record import PROTOCOL_VERSION, Cost, DatasetFacts, EpochRo
 from mlbench.registry import LOSSES
 from mlbench.system.interrupts import Interrupted
 from mlbench.system.known_state import known_state
-from mlbench.trainer import Epoch, Trainer, diverged
+from mlbench.training.batches import FeatureSource, Subset
+from mlbench.training.checkpoint import Checkpoints
+from mlbench.training.embed import embed
+from mlbench.training.network import Embedder, build_head
+from mlbench.training.trainer import Epoch, Trainer, diverged
 
 
 @dataclass(frozen=True)

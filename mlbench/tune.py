@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mlbench.augment import Subset
-from mlbench.embed import embed
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.laboratory import Laboratory, Progress
@@ -35,6 +33,8 @@ from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack
 from mlbench.system.regular import open_regular
 from mlbench.table import Line, Sheet, percent
+from mlbench.training.batches import Subset
+from mlbench.training.embed import embed
 
 if TYPE_CHECKING:
     from optuna import Study

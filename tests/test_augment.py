@@ -5,12 +5,11 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from mlbench.augment import FeatureSource, ImageSource, Subset
-from mlbench.boxes import random_boxes
-from mlbench.crops import SlicedCrops
 from mlbench.datasets.pixels import open_cache
 from mlbench.interfaces import ImageSet
 from mlbench.recipes.reading import load_recipe
+from mlbench.training.batches import FeatureSource, ImageSource, Subset
+from mlbench.training.crops import SlicedCrops, random_boxes
 
 pytestmark = pytest.mark.numeric
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from mlbench.boxes import center_boxes, random_boxes
+from mlbench.training.crops import center_boxes, random_boxes
 
 pytestmark = pytest.mark.numeric
 

@@ -19,13 +19,9 @@ from conftest import QUICK
 from PIL import Image, ImageOps
 from torch import nn
 
-from mlbench import checkpoint
-from mlbench.augment import FeatureSource
 from mlbench.cells import make_run
-from mlbench.checkpoint import Checkpoints
 from mlbench.errors import MlbenchWarning
 from mlbench.laboratory import Laboratory
-from mlbench.model import Embedder
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.records import store
@@ -34,7 +30,11 @@ from mlbench.registry import LOSSES
 from mlbench.runner import _Selection, run_one
 from mlbench.system.files import _machine, atomic_file
 from mlbench.system.interrupts import Interrupted
-from mlbench.trainer import Trainer
+from mlbench.training import checkpoint
+from mlbench.training.batches import FeatureSource
+from mlbench.training.checkpoint import Checkpoints
+from mlbench.training.network import Embedder
+from mlbench.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 STEPS = 3  # of an epoch: 24 images in batches of 8

@@ -114,7 +114,7 @@ def test_ctrl_c_says_how_to_continue(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlbench.trainer.Trainer.step", stop)
+    monkeypatch.setattr("mlbench.training.trainer.Trainer.step", stop)
     result = run(photos, out, "--losses", "npairs")
     assert result.exit_code == 130
     assert "same command continues" in result.stderr

@@ -16,10 +16,18 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from mlbench.arrays import ImageArray
-from mlbench.boxes import Boxes, center_boxes, random_boxes
-from mlbench.crops import Crops, ResidentCrops, SlicedCrops, StreamedCrops, open_crops
 from mlbench.datasets.decode import decode
 from mlbench.datasets.pixels import PixelCache
+from mlbench.training.crops import (
+    Boxes,
+    Crops,
+    ResidentCrops,
+    SlicedCrops,
+    StreamedCrops,
+    center_boxes,
+    open_crops,
+    random_boxes,
+)
 
 pytestmark = pytest.mark.numeric
 

@@ -17,10 +17,10 @@ from safetensors import safe_open
 import mlbench
 from mlbench import export
 from mlbench.cli import main
-from mlbench.model import preprocessing_of
 from mlbench.models import Model
 from mlbench.records import store
 from mlbench.registry import BACKBONES
+from mlbench.training.network import preprocessing_of
 
 
 @pytest.fixture

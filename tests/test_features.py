@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlbench import features
-from mlbench.features import cached_features
+from mlbench.training import features
+from mlbench.training.features import cached_features
 
 VALUES = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
 BATCH = 8

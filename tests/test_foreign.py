@@ -26,10 +26,9 @@ from test_record import RUNS, record
 from test_resources import disk_of
 from webserver import Page, Server, serving
 
-from mlbench import checkpoint, summary, tune
+from mlbench import summary, tune
 from mlbench.backbones.weights import read_state
 from mlbench.cells import _problem
-from mlbench.checkpoint import Checkpoints
 from mlbench.claims import run_claim
 from mlbench.errors import MlbenchError
 from mlbench.metrics import embeddings
@@ -47,6 +46,8 @@ from mlbench.system.files import atomic_file
 from mlbench.system.machine import MachineError, lack
 from mlbench.system.pace import Pace
 from mlbench.system.regular import IrregularFileError
+from mlbench.training import checkpoint
+from mlbench.training.checkpoint import Checkpoints
 
 SPEC = RUNS[0]
 

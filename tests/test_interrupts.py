@@ -28,7 +28,7 @@ from mlbench.system.interrupts import (
     held,
     install,
 )
-from mlbench.trainer import Trainer
+from mlbench.training.trainer import Trainer
 
 
 def send(signum: int) -> None:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from mlbench.interfaces import Backbone, Preprocessing
-from mlbench.model import Embedder, Normalise, Trunk, build_head, preprocessing_of
 from mlbench.recipes.reading import load_recipe
+from mlbench.training.network import Embedder, Normalise, Trunk, build_head, preprocessing_of
 
 RGB = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
 CAFFE = Preprocessing(mean=(104.0, 117.0, 128.0), std=(1.0, 1.0, 1.0), scale=255.0, channels="bgr")

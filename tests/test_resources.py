@@ -23,10 +23,8 @@ from PIL import Image
 from test_record import RUNS, record
 
 import mlbench as package
-from mlbench.boxes import center_boxes
 from mlbench.cli import main
 from mlbench.comparison import compare
-from mlbench.crops import open_crops
 from mlbench.datasets import folder
 from mlbench.datasets.pixels import PixelCache, open_cache
 from mlbench.errors import DataWarning, MlbenchError
@@ -34,6 +32,7 @@ from mlbench.records import store
 from mlbench.system.files import cache_dir, expanded, remove_stale
 from mlbench.table import Line, Sheet, sheets
 from mlbench.terminal import to_list, to_text
+from mlbench.training.crops import center_boxes, open_crops
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]
 

@@ -25,10 +25,10 @@ from mlbench.comparison import Comparison, compare
 from mlbench.datasets import glyphs
 from mlbench.errors import MlbenchError, printable
 from mlbench.escaping import escape_csv, escape_latex, escape_markdown
-from mlbench.features import _load
 from mlbench.records import scores, store
 from mlbench.table import DATA_FORMATS, SHEET_FORMATS, render, sheets
 from mlbench.terminal import to_text
+from mlbench.training.features import _load
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [p for d in ("mlbench", "benchmarks", "examples") for p in (ROOT / d).rglob("*.py")]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlbench.sampler import batch_sizes, epoch_batches
+from mlbench.training.sampler import batch_sizes, epoch_batches
 
 pytestmark = pytest.mark.numeric
 

@@ -133,7 +133,7 @@ def test_quiet_keeps_errors(photos: Path, tmp_path: Path, monkeypatch: pytest.Mo
     def broken(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("mlbench.trainer.Trainer.step", broken)
+    monkeypatch.setattr("mlbench.training.trainer.Trainer.step", broken)
     result = run(photos, tmp_path / "out", "--losses", "npairs", "--quiet")
     assert result.exit_code == 1
     assert result.stderr.startswith("FAILED npairs seed 0: out of memory")

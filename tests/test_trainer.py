@@ -9,13 +9,13 @@ from conftest import QUICK
 from torch import Tensor, nn
 
 import mlbench
-from mlbench import trainer as module
-from mlbench.augment import FeatureSource
-from mlbench.model import Embedder
 from mlbench.recipes.reading import load_recipe
 from mlbench.recipes.spec import Recipe
 from mlbench.registry import LOSSES
-from mlbench.trainer import Trainer
+from mlbench.training import trainer as module
+from mlbench.training.batches import FeatureSource
+from mlbench.training.network import Embedder
+from mlbench.training.trainer import Trainer
 
 pytestmark = pytest.mark.numeric
 

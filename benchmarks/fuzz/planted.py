@@ -19,7 +19,6 @@ from fuzz.driver import WrongSuccessError
 from fuzz.mutations import HOSTILE, Rng, pick, spoil_bytes
 
 import mlbench
-from mlbench import checkpoint
 from mlbench.backbones.weights import read_state
 from mlbench.claims import run_claim
 from mlbench.errors import MlbenchError
@@ -34,6 +33,7 @@ from mlbench.search import open_index
 from mlbench.summary import summarise
 from mlbench.system import files as paths
 from mlbench.system.archives import Limits, unpack
+from mlbench.training import checkpoint
 
 _PRECIOUS = b"precious"
 

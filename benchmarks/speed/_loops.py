@@ -15,16 +15,16 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from mlbench.augment import ImageSource
-from mlbench.compilation import compile_network
-from mlbench.crops import open_crops
 from mlbench.datasets.pixels import PixelCache
 from mlbench.interfaces import Preprocessing
-from mlbench.model import Embedder, Trunk, build_head, preprocessing_of
 from mlbench.recipes.reading import load_recipe
 from mlbench.recipes.spec import Recipe
 from mlbench.registry import BACKBONES, LOSSES
-from mlbench.trainer import Trainer, build_optimizer
+from mlbench.training.batches import ImageSource
+from mlbench.training.crops import open_crops
+from mlbench.training.device import compile_network
+from mlbench.training.network import Embedder, Trunk, build_head, preprocessing_of
+from mlbench.training.trainer import Trainer, build_optimizer
 
 CLASSES, WORKERS = 100, 2
 Loop = Callable[[], object]

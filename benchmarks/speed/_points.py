@@ -16,12 +16,12 @@ from _loops import CLASSES, Case, ours
 from _photos import image_set, photos, pixels
 from evaluator import Shape, make_data
 
-from mlbench.augment import ImageSource
-from mlbench.crops import open_crops
 from mlbench.datasets.pixels import PixelCache, decoded
-from mlbench.embed import embed
 from mlbench.metrics.evaluation import evaluate_queries
 from mlbench.metrics.kmeans import kmeans
+from mlbench.training.batches import ImageSource
+from mlbench.training.crops import open_crops
+from mlbench.training.embed import embed
 
 DIM, SIDE, QUERIES = 64, 256, 2000
 PER_CLASS = 60502 / 11316

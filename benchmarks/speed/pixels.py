@@ -20,9 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mlbench.boxes import random_boxes
-from mlbench.crops import Crops, ResidentCrops, SlicedCrops, StreamedCrops
 from mlbench.datasets.pixels import PixelCache
+from mlbench.training.crops import Crops, ResidentCrops, SlicedCrops, StreamedCrops, random_boxes
 
 BATCH, MIN_AREA = 32, 0.25
 OURS = "mlbench, cached, CPU"

@@ -24,8 +24,8 @@ from _photos import image_set, photos, pixels
 from _processes import Figures, Process, take_turns
 from torch.profiler import ProfilerActivity, profile
 
-from mlbench.laboratory import resolve_device
 from mlbench.system.known_state import known_state
+from mlbench.training.device import resolve_device
 
 SIZES = {
     "efficientnet_lite0": 128,

@@ -42,7 +42,7 @@ def verify(record: Path, data_root: Path | None, weights: Path | None, device: s
     from mlbench.records import store
 
     known = store.load(record)
-    from mlbench.laboratory import resolve_device  # imports torch: after what may be refused
+    from mlbench.training.device import resolve_device  # imports torch: after what may be refused
     from mlbench.verify import files_for, verify
 
     files = files_for(known, data_root, weights)

@@ -67,8 +67,8 @@ def _measure(
 ) -> dict[str, float]:
     import torch
 
-    from mlbench.laboratory import resolve_device
     from mlbench.metrics.evaluation import evaluate_queries, nmi, summarize
+    from mlbench.training.device import resolve_device
 
     place = resolve_device(device)
     queries = torch.as_tensor(data.queries).to(place)

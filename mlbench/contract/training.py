@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mlbench.contract.subject import DIM, build, fail, prepare
 from mlbench.interfaces import LossEntry
 from mlbench.metrics.neighbors import nearest
-from mlbench.sampler import batch_sizes, epoch_batches
+from mlbench.training.sampler import batch_sizes, epoch_batches
 
 MARGIN = 0.15
 """By how much R@1 (a fraction) must rise."""

@@ -14,9 +14,10 @@ import torch
 from mlbench.cells import Outcome, attempt, failed, label, open_plan
 from mlbench.errors import MlbenchError
 from mlbench.executors import ExecutorOptions
-from mlbench.laboratory import Laboratory, resolve_device
+from mlbench.laboratory import Laboratory
 from mlbench.recipes.plan import Files, Plan
 from mlbench.recipes.spec import Recipe, RunSpec
+from mlbench.training.device import resolve_device
 
 _POLL_SECONDS = 1.0
 _REPORT_SECONDS = 0.2

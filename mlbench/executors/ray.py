@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from mlbench import checkpoint, models
+from mlbench import models
 from mlbench.cells import Outcome, failed, find_record, label
 from mlbench.claims import claim_file, run_claim
 from mlbench.errors import MlbenchError
@@ -34,6 +34,7 @@ from mlbench.recipes.spec import RunSpec
 from mlbench.records import store
 from mlbench.system.files import atomic_file
 from mlbench.system.interrupts import SIGNALS, held, install
+from mlbench.training import checkpoint
 
 _WAIT_SECONDS = 0.3
 _ANSWER_SECONDS = 5.0

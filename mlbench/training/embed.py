@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench.augment import Source
+from mlbench.training.batches import Source
 
 Progress = Callable[[int, int], None]
 

@@ -13,11 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from mlbench.arrays import Indices
-from mlbench.boxes import center_boxes, random_boxes
-from mlbench.crops import Crops
 from mlbench.datasets.pixels import PixelCache
 from mlbench.recipes.spec import InputSpec
-from mlbench.transfer import to_device
+from mlbench.training.crops import Crops, center_boxes, random_boxes
+from mlbench.training.device import to_device
 
 
 class Source(Protocol):

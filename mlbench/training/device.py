@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -47,3 +50,25 @@ def rehearsal(network: nn.Module, device: torch.device) -> Iterator[None]:
         network.zero_grad(set_to_none=True)
         for name, value in network.named_buffers():
             value.copy_(kept[name])
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu`` or ``cuda``; MlbenchError if there is none."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise MlbenchError(f"device: {name!r} is not one of auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MlbenchError("--device cuda: torch finds no GPU here; use --device cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Return a tensor of ``array`` on ``device``; a copy to a GPU is queued, not waited for.
+
+    On the CPU the tensor shares the array's memory.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

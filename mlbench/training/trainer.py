@@ -15,15 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlbench.arrays import Indices, Labels
-from mlbench.augment import Source
-from mlbench.compilation import compile_network, rehearsal
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry
-from mlbench.model import Embedder
 from mlbench.recipes.spec import OptimizerSpec, Recipe
-from mlbench.sampler import batch_sizes, epoch_batches
 from mlbench.system.interrupts import held
-from mlbench.transfer import to_device
+from mlbench.training.batches import Source
+from mlbench.training.device import compile_network, rehearsal, to_device
+from mlbench.training.network import Embedder
+from mlbench.training.sampler import batch_sizes, epoch_batches
 
 Progress = Callable[[int, int], None]
 
