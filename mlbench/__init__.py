@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from mlbench.errors import MlbenchError
     from mlbench.metrics.evaluation import evaluate
-    from mlbench.models import load_model
+    from mlbench.models.model import load_model
     from mlbench.records.record import RunRecord
     from mlbench.records.store import load_results
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from mlbench import models
 from mlbench.claims import run_claim
 from mlbench.errors import MlbenchError, MlbenchWarning, first_few
 from mlbench.laboratory import Laboratory, Progress
 from mlbench.losses.baselines import BASELINES
+from mlbench.models import kept
+from mlbench.models import model as models
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
 from mlbench.records import store
@@ -112,9 +113,9 @@ def _find(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
 
 def _has_its_model(record: RunRecord, lab: Laboratory, out: Path) -> bool:
     """Tell whether the model lies beside a record, if models are kept and the run trains one."""
-    if not lab.files.keep_model or models.has_none(record):
+    if not lab.files.keep_model or kept.has_none(record):
         return True
-    return models.is_kept(store.record_path(out, record.spec), record)
+    return kept.is_kept(store.record_path(out, record.spec), record)
 
 
 def _tell_of_missing_models(todo: Sequence[RunSpec], lab: Laboratory, out: Path) -> None:
@@ -152,7 +153,7 @@ def make_run(
         if known is None:
             save_model = functools.partial(models.keep, path, lab) if lab.files.keep_model else None
             made, queries = run_one(spec, lab, checkpoints or out, save_model)
-            models.set_aside(path, made)
+            kept.set_aside(path, made)
             store.save(out, made, queries)
             checkpoint.remove(checkpoints or out, spec)
         return Outcome(spec, known or store.load(path), path, reused=known is not None)

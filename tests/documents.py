@@ -153,7 +153,7 @@ _PLUGINS = """## For plugins
 
 How to write one is told in [plugins](plugins.md).
 """
-_RETURNED = ("mlbench.models:Model",)
+_RETURNED = ("mlbench.models.model:Model",)
 _FOR_PLUGINS = (
     *("mlbench.contract:assert_loss", "mlbench.contract:check_loss"),
     *("mlbench.interfaces:LossEntry", "mlbench.interfaces:DatasetEntry"),

@@ -15,9 +15,9 @@ from conftest import QUICK
 from safetensors import safe_open
 
 import mlbench
-from mlbench import export
 from mlbench.cli import main
-from mlbench.models import Model
+from mlbench.models import export
+from mlbench.models.model import Model
 from mlbench.records import store
 from mlbench.registry import BACKBONES
 from mlbench.training.network import preprocessing_of

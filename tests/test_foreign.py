@@ -34,11 +34,11 @@ from mlbench.errors import MlbenchError
 from mlbench.metrics import embeddings
 from mlbench.metrics.embeddings import read_embeddings
 from mlbench.metrics.evaluation import evaluate_queries
+from mlbench.models.search import open_index
 from mlbench.recipes.reading import load_recipe
 from mlbench.records import scores, store
 from mlbench.report import write_report
 from mlbench.report.data import embeddings_of
-from mlbench.search import open_index
 from mlbench.system import archives, download, files, npz
 from mlbench.system import files as paths
 from mlbench.system.download import Pin, fetch, fetch_published

@@ -19,7 +19,7 @@ from mlbench.datasets.formats import (
 )
 from mlbench.datasets.listing import list_images
 from mlbench.errors import MlbenchError
-from mlbench.models import image_set
+from mlbench.models.model import image_set
 from mlbench.report.thumbnails import encoded
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from mlbench.errors import MlbenchError
 from mlbench.executors import ray
 from mlbench.executors.crew import Maker, Site
 from mlbench.metrics.evaluation import evaluate
-from mlbench.models import SUFFIXES
+from mlbench.models.kept import SUFFIXES
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.records import store
 from mlbench.records.record import RunRecord

@@ -98,7 +98,7 @@ def test_ctrl_c_leaves_no_file(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlbench.models.decoded", stop)
+    monkeypatch.setattr("mlbench.models.model.decoded", stop)
     result = mlbench_("embed", run, photos, "-o", tmp_path / "e.npz")
     assert result.exit_code == 130
     assert result.stderr.strip().splitlines() == ["Stopped."]

@@ -24,12 +24,12 @@ from mlbench.claims import run_claim
 from mlbench.errors import MlbenchError
 from mlbench.metrics.embeddings import read_embeddings
 from mlbench.metrics.evaluation import QueryResults
+from mlbench.models.search import open_index
 from mlbench.recipes.reading import load_recipe
 from mlbench.records import scores, store
 from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.report.data import embeddings_of
-from mlbench.search import open_index
 from mlbench.summary import summarise
 from mlbench.system import files as paths
 from mlbench.system.archives import Limits, unpack

@@ -16,8 +16,8 @@ from mlbench.errors import first_few, printable
 from mlbench.system.streams import write
 
 if TYPE_CHECKING:
-    from mlbench.models import Model
-    from mlbench.search import Answer, EmbeddedFolder
+    from mlbench.models.model import Model
+    from mlbench.models.search import Answer, EmbeddedFolder
 
 _run = click.argument("run", type=click.Path(path_type=Path))
 _weights = click.option(
@@ -63,8 +63,8 @@ def export(
     the normalisation of pixels is part of it. What was written is run and compared with the
     original: where an entry differs by more than 1e-4, there is no file and the exit code is 1.
     """
-    from mlbench.export import TOLERANCE, export
-    from mlbench.models import load_model
+    from mlbench.models.export import TOLERANCE, export
+    from mlbench.models.model import load_model
     from mlbench.system.files import atomic_file
 
     with progress_bar() as report:
@@ -101,7 +101,7 @@ def embed(
     and, if every image lies in a folder in FOLDER, the names of those folders as labels (N,), so
     that `mlbench eval` reads it.
     """
-    from mlbench.search import save_embeddings
+    from mlbench.models.search import save_embeddings
 
     _, embedded = _embedded(run, folder, on_bad_image, device, weights)
     save_embeddings(embedded, output)
@@ -113,8 +113,8 @@ def _embedded(
     run: Path, folder: Path, on_bad_image: str, device: str, weights: Path | None
 ) -> tuple[Model, EmbeddedFolder]:
     from mlbench.datasets.decode import BadImagesError
-    from mlbench.models import load_model
-    from mlbench.search import embed_folder
+    from mlbench.models.model import load_model
+    from mlbench.models.search import embed_folder
 
     with progress_bar() as report:
         model = load_model(run, device=device, weights=weights)
@@ -152,7 +152,7 @@ def index(
     RUN is a record made with --keep-model. Without -o the index lies beside it, where a search with
     RUN finds it.
     """
-    from mlbench.search import default_index, make_index, save_index
+    from mlbench.models.search import default_index, make_index, save_index
 
     output = output or default_index(run)
     _, embedded = _embedded(run, folder, on_bad_image, device, weights)
@@ -189,8 +189,8 @@ def search(
     Similarity is the cosine of embeddings; the search is exact. Images that were changed or are
     gone since they were indexed are named.
     """
-    from mlbench.models import load_model
-    from mlbench.search import open_index, query_files, search
+    from mlbench.models.model import load_model
+    from mlbench.models.search import open_index, query_files, search
 
     with progress_bar() as report:
         found = open_index(source)

@@ -23,13 +23,13 @@ from typing import Any
 
 import torch
 
-from mlbench import models
 from mlbench.cells import Outcome, failed, find_record, label
 from mlbench.claims import claim_file, run_claim
 from mlbench.errors import MlbenchError
 from mlbench.executors import ExecutorOptions
 from mlbench.executors.crew import Event, Finished, Lost, Maker, Note, Phase, Site
 from mlbench.laboratory import Laboratory
+from mlbench.models import kept
 from mlbench.recipes.spec import RunSpec
 from mlbench.records import store
 from mlbench.system.files import atomic_file
@@ -41,7 +41,7 @@ _ANSWER_SECONDS = 5.0
 # Less than the grace that interrupts.install leaves this process.
 _STOP_SECONDS = 3.0
 # A record never lacks its per-query results and its model: it comes last.
-_SUFFIXES = (".npz", *models.SUFFIXES, ".json")
+_SUFFIXES = (".npz", *kept.SUFFIXES, ".json")
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Ray:
         if path.suffix in delivery.files and path.exists():  # of other data, or damaged
             store.set_aside(path)
         if delivery.outcome.record is not None:
-            models.set_aside(path, delivery.outcome.record)
+            kept.set_aside(path, delivery.outcome.record)
         for suffix in _SUFFIXES:
             if suffix in delivery.files:
                 with atomic_file(path.with_suffix(suffix)) as file:

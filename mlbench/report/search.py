@@ -10,10 +10,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mlbench.models import image_set
+from mlbench.models.model import image_set
+from mlbench.models.search import Answer, Index
 from mlbench.report.templates import resource, template
 from mlbench.report.thumbnails import encoded
-from mlbench.search import Answer, Index
 from mlbench.system.files import atomic_file
 
 QUERIES = 100

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from mlbench.errors import MlbenchError
-from mlbench.models import Model, plain
+from mlbench.models.kept import plain
+from mlbench.models.model import Model
 from mlbench.system.known_state import known_state
 
 Format = Literal["onnx", "pt2", "safetensors"]

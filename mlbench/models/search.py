@@ -17,7 +17,8 @@ import torch
 from mlbench.datasets.listing import list_images, warn_of_others
 from mlbench.errors import MlbenchError, first_few
 from mlbench.metrics.neighbors import nearest, unit_rows
-from mlbench.models import SUFFIXES, Model, Progress, embed_images, image_set
+from mlbench.models.kept import SUFFIXES
+from mlbench.models.model import Model, Progress, embed_images, image_set
 from mlbench.system import npz
 from mlbench.system.files import atomic_file, expanded, file_sha256
 from mlbench.system.known_state import known_state
