@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from mlbench.statistics import compare_all, paired_difference, pooled_noise
+from mlbench.comparison.statistics import compare_all, paired_difference, pooled_noise
 
 Hits = npt.NDArray[np.float64]
 QUERIES = 400

@@ -31,15 +31,15 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from mlbench.best import compare_with_best
-from mlbench.chances import mean_half_widths
-from mlbench.crossed import ClassTotals, components
+from mlbench.comparison.best import compare_with_best
+from mlbench.comparison.chances import mean_half_widths
+from mlbench.comparison.crossed import ClassTotals, components
+from mlbench.comparison.pairs import all_pairs
+from mlbench.comparison.statistics import compare_all
 from mlbench.datasets import cub200
-from mlbench.pairs import all_pairs
 from mlbench.records.record import RunRecord
 from mlbench.records.scores import query_scores
 from mlbench.records.store import read_results
-from mlbench.statistics import compare_all
 
 Figures = npt.NDArray[np.float64]
 METRIC = "R@1"

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 
 from mlbench import terminal
-from mlbench.advice import advise
-from mlbench.comparison import Comparison, Row
+from mlbench.comparison.advice import advise
+from mlbench.comparison.comparison import Comparison, Row
+from mlbench.comparison.published import LOSS_OF, PublishedRow, published
+from mlbench.comparison.statistics import Difference, Estimate
 from mlbench.errors import printable_lines
 from mlbench.escaping import escape_csv, escape_latex, escape_markdown
-from mlbench.reference import LOSS_OF, PublishedRow, published
-from mlbench.statistics import Difference, Estimate
 
 if TYPE_CHECKING:
-    from mlbench.ladder import RungResult
+    from mlbench.comparison.ladder import RungResult
 
 _BEHIND = "behind in R@1"
 

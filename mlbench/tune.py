@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mlbench.comparison.statistics import Estimate, estimate
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.laboratory import Laboratory, Progress
@@ -28,7 +29,6 @@ from mlbench.records.record import RunRecord
 from mlbench.records.trials import _SEED, Trial, Tuned, _with_folds, validation_recipe
 from mlbench.registry import LOSSES
 from mlbench.runner import Stopwatch, has_directions, train
-from mlbench.statistics import Estimate, estimate
 from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack
 from mlbench.system.regular import open_regular

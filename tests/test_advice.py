@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from test_record import record
 
-from mlbench.advice import advise
-from mlbench.comparison import Comparison, compare, merge
+from mlbench.comparison.advice import advise
+from mlbench.comparison.comparison import Comparison, compare, merge
+from mlbench.comparison.statistics import Difference
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.records.record import RunRecord
-from mlbench.statistics import Difference
 from mlbench.table import render, sheets
 
 BASELINES = ("untrained", "features", "pca")

@@ -18,7 +18,7 @@ from PIL import Image
 
 import mlbench as package
 from mlbench.cli import main
-from mlbench.comparison import compare
+from mlbench.comparison.comparison import compare
 from mlbench.datasets import checks as screening
 from mlbench.datasets import folder
 from mlbench.datasets.decode import BadImagesError

@@ -12,17 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm, studentized_range, t
 
-from mlbench.best import Behind, behind_best, compare_with_best, rope
-from mlbench.chances import better_than_next, mean_half_widths, share_of_classes
-from mlbench.crossed import (
+from mlbench.comparison.best import Behind, behind_best, compare_with_best, rope
+from mlbench.comparison.chances import better_than_next, mean_half_widths, share_of_classes
+from mlbench.comparison.crossed import (
     ClassTotals,
     components,
     components_of_scores,
     for_these_classes,
 )
-from mlbench.errors import MlbenchError
-from mlbench.pairs import all_pairs
-from mlbench.planning import (
+from mlbench.comparison.pairs import all_pairs
+from mlbench.comparison.planning import (
     Design,
     Sources,
     classes_needed,
@@ -31,6 +30,7 @@ from mlbench.planning import (
     seeds_needed,
     sources,
 )
+from mlbench.errors import MlbenchError
 from tests.test_crossed import drawn
 
 
@@ -94,8 +94,8 @@ def test_the_level_of_independent_means_is_near_tukeys(rows: int) -> None:
 def test_the_level_is_the_same_in_every_process() -> None:
     code = (
         "from tests.test_crossed import drawn\n"
-        "from mlbench.best import compare_with_best\n"
-        "from mlbench.crossed import components\n"
+        "from mlbench.comparison.best import compare_with_best\n"
+        "from mlbench.comparison.crossed import components\n"
         "print(repr(compare_with_best(components(drawn(0, (3,) * 5, 60))).tail))"
     )
     command = [sys.executable, "-c", code]

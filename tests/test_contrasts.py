@@ -11,8 +11,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mlbench.contrasts import contrasts
-from mlbench.statistics import (
+from mlbench.comparison.pairwise import contrasts
+from mlbench.comparison.statistics import (
     Difference,
     compare_all,
     holm,
@@ -96,7 +96,7 @@ def test_one_figure_each_tells_nothing() -> None:
 def test_every_process_gives_the_same_digits() -> None:
     program = """
 import numpy as np
-from mlbench.contrasts import contrasts
+from mlbench.comparison.pairwise import contrasts
 rng = np.random.default_rng(0)
 scores = {loss: {f"run {i}": rng.random(50) for i in range(20)} for loss in "ab"}
 (found,) = contrasts(scores, ["a", "b"])

@@ -12,16 +12,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import f, t, ttest_1samp, ttest_ind
 
-from mlbench.best import compare_with_best
-from mlbench.crossed import (
+from mlbench.comparison.best import compare_with_best
+from mlbench.comparison.crossed import (
     ClassTotals,
     Components,
     components,
     components_of_scores,
     for_these_classes,
 )
+from mlbench.comparison.pairs import all_pairs
 from mlbench.errors import MlbenchError
-from mlbench.pairs import all_pairs
 
 Rows = dict[str, ClassTotals]
 

@@ -26,10 +26,11 @@ from test_record import RUNS, record
 from test_resources import disk_of
 from webserver import Page, Server, serving
 
-from mlbench import summary, tune
+from mlbench import tune
 from mlbench.backbones.weights import read_state
 from mlbench.cells import _problem
 from mlbench.claims import run_claim
+from mlbench.comparison import cache as summary
 from mlbench.errors import MlbenchError
 from mlbench.metrics import embeddings
 from mlbench.metrics.embeddings import read_embeddings

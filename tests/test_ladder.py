@@ -10,8 +10,8 @@ from PIL import Image
 from test_record import record
 
 from mlbench.cli import main
+from mlbench.comparison.ladder import FACTORS, climb, factor_of, ladder, waterfall
 from mlbench.errors import MlbenchError
-from mlbench.ladder import FACTORS, climb, factor_of, ladder, waterfall
 from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.recipes.plan import Plan, Request, make_plan
 from mlbench.recipes.reading import load_recipe

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mlbench
-from mlbench.comparison import compare
+from mlbench.comparison.comparison import compare
 from mlbench.errors import MlbenchError
 from mlbench.metrics.evaluation import evaluate_queries
 from mlbench.recipes.plan import Request, make_plan

@@ -26,11 +26,11 @@ from PIL import Image
 from test_record import record
 
 from mlbench.cli import main
-from mlbench.comparison import compare
+from mlbench.comparison.comparison import compare
+from mlbench.comparison.ladder import ladder
 from mlbench.datasets.folder import load as load_folder
 from mlbench.errors import printable
 from mlbench.interfaces import Dataset, ImageSet
-from mlbench.ladder import ladder
 from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.recipes.plan import Plan, Request, make_plan
 from mlbench.recipes.spec import LossSpec, RunSpec

@@ -24,7 +24,7 @@ from test_record import RUNS, record
 
 import mlbench as package
 from mlbench.cli import main
-from mlbench.comparison import compare
+from mlbench.comparison.comparison import compare
 from mlbench.datasets import folder
 from mlbench.datasets.pixels import PixelCache, open_cache
 from mlbench.errors import DataWarning, MlbenchError

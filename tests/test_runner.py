@@ -9,7 +9,7 @@ from conftest import QUICK
 from PIL import Image, ImageOps
 
 import mlbench
-from mlbench.comparison import compare
+from mlbench.comparison.comparison import compare
 from mlbench.laboratory import Laboratory, training_part
 from mlbench.recipes.plan import Files, Request, make_plan
 from mlbench.recipes.reading import load_recipe

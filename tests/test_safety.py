@@ -21,7 +21,7 @@ from test_record import RUNS, record
 from mlbench.backbones.weights import read_state
 from mlbench.cli import main
 from mlbench.cli._common import print_list
-from mlbench.comparison import Comparison, compare
+from mlbench.comparison.comparison import Comparison, compare
 from mlbench.datasets import glyphs
 from mlbench.errors import MlbenchError, printable
 from mlbench.escaping import escape_csv, escape_latex, escape_markdown

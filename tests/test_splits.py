@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from mlbench.crossed import ClassTotals
+from mlbench.comparison.crossed import ClassTotals
+from mlbench.comparison.splits import Split, over_splits
 from mlbench.errors import MlbenchError
-from mlbench.splits import Split, over_splits
 
 
 def split(rng: np.random.Generator, classes: list[int], effects: np.ndarray) -> Split:

@@ -5,7 +5,13 @@ from collections.abc import Hashable
 import numpy as np
 import pytest
 
-from mlbench.statistics import compare_all, estimate, holm, paired_difference, pooled_noise
+from mlbench.comparison.statistics import (
+    compare_all,
+    estimate,
+    holm,
+    paired_difference,
+    pooled_noise,
+)
 
 pytestmark = pytest.mark.numeric
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from test_record import RUNS, record
 
-from mlbench import summary
+from mlbench.comparison import cache as summary
+from mlbench.comparison.cache import Summary, summarise
 from mlbench.errors import MlbenchError
 from mlbench.records import store
 from mlbench.records.record import RunRecord
-from mlbench.summary import Summary, summarise
 
 
 @pytest.fixture

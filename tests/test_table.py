@@ -12,14 +12,14 @@ from click.testing import CliRunner
 from test_record import PLAN, RUNS, record
 
 from mlbench.cli import main
-from mlbench.comparison import Comparison, compare, differences, merge
+from mlbench.comparison.comparison import Comparison, compare, differences, merge
+from mlbench.comparison.published import LOSS_OF, published
 from mlbench.metrics.evaluation import QueryResults
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.reading import load_recipe
 from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.records import store
 from mlbench.records.record import RunRecord
-from mlbench.reference import LOSS_OF, published
 from mlbench.registry import LOSSES
 from mlbench.table import render, sheet
 

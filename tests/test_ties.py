@@ -12,13 +12,13 @@ from rounding import round_by_shape
 from torch import nn
 
 import mlbench
+from mlbench.comparison.statistics import compare_all, paired_difference
 from mlbench.losses.baselines import pca
 from mlbench.metrics.evaluation import NmiRestart, nmi
 from mlbench.metrics.ties import first_highest
 from mlbench.recipes.spec import LossSpec
 from mlbench.records.trials import Trial, Tuned
 from mlbench.runner import _Selection
-from mlbench.statistics import compare_all, paired_difference
 
 pytestmark = pytest.mark.numeric
 

@@ -10,7 +10,7 @@ import torch
 from conftest import QUICK
 from PIL import Image
 
-from mlbench.comparison import compare
+from mlbench.comparison.comparison import compare
 from mlbench.errors import MlbenchError
 from mlbench.executors.crew import Inline, run_all
 from mlbench.interfaces import LossEntry

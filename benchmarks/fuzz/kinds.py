@@ -30,7 +30,7 @@ from fuzz.runs import run
 from PIL import Image
 
 from mlbench.cli.embeddings import _measure as measure
-from mlbench.comparison import compare
+from mlbench.comparison.comparison import compare
 from mlbench.datasets import cub200, folder
 from mlbench.datasets.checks import check_dataset
 from mlbench.datasets.decode import decode

@@ -35,8 +35,8 @@ def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
         raise click.UsageError(
             "published results stand beside one recipe's: give --reference without --merge"
         )
-    from mlbench.comparison import merge
-    from mlbench.summary import summarise
+    from mlbench.comparison.cache import summarise
+    from mlbench.comparison.comparison import merge
     from mlbench.table import render, sheets
 
     summary = summarise(folder)
@@ -59,7 +59,7 @@ def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
 @json_option
 def diff(a: str, b: str, as_json: bool) -> None:
     """Print the fields in which two recipes differ: names, TOML files or records."""
-    from mlbench.comparison import differences
+    from mlbench.comparison.comparison import differences
 
     changed = differences(*(_fields_of(source) for source in (a, b)))
     if as_json:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
-from mlbench.comparison import differences
-from mlbench.ladder import Rung, RungResult, climb, factor_of, ladder, waterfall
+from mlbench.comparison.comparison import differences
+from mlbench.comparison.ladder import Rung, RungResult, climb, factor_of, ladder, waterfall
 from mlbench.recipes.plan import Files, Plan
 from mlbench.recipes.spec import LossSpec, Recipe
 from mlbench.records.record import RunRecord

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from mlbench.comparison.statistics import Estimate, estimate
 from mlbench.records.record import EpochRow, RunRecord
 from mlbench.report.groups import Entry, Group
 from mlbench.report.style import Style
 from mlbench.report.svg import INK, MUTED, Picture, draw, shortened
-from mlbench.statistics import Estimate, estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

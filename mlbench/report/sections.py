@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mlbench.comparison.statistics import Estimate
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ImageSet
 from mlbench.report import gallery, maps, plots, sheets
@@ -17,7 +18,6 @@ from mlbench.report.groups import Entry, Group
 from mlbench.report.style import Style
 from mlbench.report.svg import Picture
 from mlbench.report.thumbnails import Album
-from mlbench.statistics import Estimate
 from mlbench.table import Sheet, reference_sheet, sheet
 
 SHOWN_CLASSES = 10

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlbench.captions import labels, stamp
+from mlbench.comparison.legend import labels, stamp
+from mlbench.comparison.statistics import Difference, Estimate, compare_all, estimate
 from mlbench.losses.baselines import BASELINES
 from mlbench.metrics.ties import first_highest
 from mlbench.recipes.spec import Recipe
 from mlbench.records.record import RunRecord
 from mlbench.records.scores import QueryScores, read_scores
-from mlbench.statistics import Difference, Estimate, compare_all, estimate
 
 if TYPE_CHECKING:
-    from mlbench.statistics import AnyScores
+    from mlbench.comparison.statistics import AnyScores
 
 _COUNTS = ("n_query", "n_gallery", "n_lone")
 

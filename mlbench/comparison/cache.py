@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from mlbench.comparison import Comparison, Identity, compare, told_apart
+from mlbench.comparison.comparison import Comparison, Identity, compare, told_apart
 from mlbench.errors import MlbenchError
 from mlbench.records.provenance import source_digest
 from mlbench.records.store import is_record, no_collection, read_records, record_files

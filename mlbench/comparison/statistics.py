@@ -13,7 +13,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from mlbench.contrasts import Contrasts, contrasts
+from mlbench.comparison.pairwise import Contrasts, contrasts
 from mlbench.metrics.ties import TIE, first_highest
 from mlbench.records.scores import mean_score
 

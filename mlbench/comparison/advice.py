@@ -10,7 +10,7 @@ from mlbench.metrics.ties import TIE, first_highest
 from mlbench.registry import LOSSES
 
 if TYPE_CHECKING:
-    from mlbench.comparison import Comparison, Row
+    from mlbench.comparison.comparison import Comparison, Row
 
 METRIC = "R@1"
 ENOUGH_SEEDS = 5

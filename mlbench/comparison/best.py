@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from mlbench.pairs import all_pairs
+from mlbench.comparison.pairs import all_pairs
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from mlbench.crossed import Components
-    from mlbench.pairs import Pairs
+    from mlbench.comparison.crossed import Components
+    from mlbench.comparison.pairs import Pairs
 
     Figures = npt.NDArray[np.float64]
 

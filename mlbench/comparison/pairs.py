@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlbench.crossed import Components, SeedNoise
+from mlbench.comparison.crossed import Components, SeedNoise
 
 if TYPE_CHECKING:
     import numpy as np

@@ -55,7 +55,7 @@ class PublishedRow:
 
 def published(dataset: str) -> list[PublishedRow]:
     """Return the published rows of a data set, by dimension and then R@1."""
-    with (resources.files("mlbench.reference") / "published.csv").open(encoding="utf-8") as file:
+    with (resources.files("mlbench.comparison") / "published.csv").open(encoding="utf-8") as file:
         lines = [line for line in file if not line.startswith("#")]
     rows = [_row(entry) for entry in csv.DictReader(lines) if entry["dataset"] == dataset]
     return sorted(rows, key=lambda row: (row.dim, row.values["R@1"]))

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlbench.crossed import Components
+from mlbench.comparison.crossed import Components
+from mlbench.comparison.pairs import both_ways
 from mlbench.errors import MlbenchError
-from mlbench.pairs import both_ways
 
 POWER = 0.8
 _MOST_SEEDS, _MOST_CLASSES = 10_000, 10_000_000

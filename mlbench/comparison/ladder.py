@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlbench.comparison import differences
+from mlbench.comparison.comparison import differences
+from mlbench.comparison.statistics import Difference, Estimate, estimate, paired_difference
 from mlbench.errors import MlbenchError
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, Recipe
 from mlbench.recipes.validation import build
 from mlbench.records.scores import query_scores
-from mlbench.statistics import Difference, Estimate, estimate, paired_difference
 from mlbench.system.files import atomic_file
 
 if TYPE_CHECKING:

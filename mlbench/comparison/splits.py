@@ -10,9 +10,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlbench.crossed import ClassTotals, aligned
+from mlbench.comparison.crossed import ClassTotals, aligned
+from mlbench.comparison.pairs import Pairs, satterthwaite
 from mlbench.errors import MlbenchError
-from mlbench.pairs import Pairs, satterthwaite
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlbench.crossed import ClassTotals, Components, aligned
-from mlbench.pairs import all_pairs
+from mlbench.comparison.crossed import ClassTotals, Components, aligned
+from mlbench.comparison.pairs import all_pairs
 
 if TYPE_CHECKING:
     import numpy as np
