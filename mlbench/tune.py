@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,21 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mlbench.comparison.statistics import Estimate, estimate
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.laboratory import Laboratory, Progress
 from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, RunSpec, digest
-from mlbench.records.record import RunRecord
 from mlbench.records.trials import _SEED, Trial, Tuned, _with_folds, validation_recipe
 from mlbench.registry import LOSSES
 from mlbench.runner import Stopwatch, has_directions, train
 from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack
 from mlbench.system.regular import open_regular
-from mlbench.table import Line, Sheet, percent
 from mlbench.training.batches import Subset
 from mlbench.training.embed import embed
 
@@ -289,86 +286,3 @@ def _trial(loss: LossSpec, stored: FrozenTrial, space: Mapping[str, BaseDistribu
     if not 0 <= score <= 1 or seen < 0 or stored.params.keys() != space.keys():
         raise ValueError(f"trial {stored.number} is none that was made with these parameters")
     return Trial(with_params(loss, stored.params), score, diverged, seen)
-
-
-def tuning_sheet(tuned: Sequence[Tuned], plan: Plan, records: Iterable[RunRecord]) -> Sheet:
-    """Lay out what tuning brought: validation and test figures, untuned and chosen, in percent.
-
-    Args:
-        tuned: of all losses.
-        plan: as given to ``tune``.
-        records: of the final runs.
-    """
-    finished: dict[LossSpec, list[RunRecord]] = {}
-    for record in records:
-        if record.status == "ok":
-            finished.setdefault(record.spec.loss, []).append(record)
-    return Sheet(
-        title=f"tuning on validation classes, {plan.recipe.data.name}",
-        header=(
-            "loss",
-            "trials",
-            "chosen parameters",
-            "validation MAP@R: default",
-            "chosen",
-            "test MAP@R: default",
-            "chosen",
-            "test R@1: default -> chosen",
-            "gap (validation - test)",
-        ),
-        lines=tuple(_line(each, finished) for each in tuned),
-        notes=_notes(tuned, plan),
-        texts=(0, 2),
-    )
-
-
-def _line(tuned: Tuned, finished: Mapping[LossSpec, Sequence[RunRecord]]) -> Line:
-    pair = (tuned.default, tuned.chosen)
-    mapr, recall = (
-        [_metric(finished.get(trial.loss, ()), name) for trial in pair] for name in ("MAP@R", "R@1")
-    )
-    diverged = sum(trial.diverged for trial in tuned.trials)
-    chosen = dict(tuned.chosen.loss.params)
-    cells = (
-        tuned.default.loss.name,
-        f"{len(tuned.trials)}" + (f" ({diverged} diverged)" if diverged else ""),
-        ", ".join(f"{name}={chosen[name]}" for name in tuned.searched) or "nothing to search",
-        *(f"{100 * trial.score:.1f}" for trial in pair),
-        *map(percent, mapr),
-        " -> ".join(map(percent, recall)),
-        f"{100 * (tuned.chosen.score - mapr[1].mean):+.1f}" if mapr[1] else "-",
-    )
-    return Line(cells, (False,) * len(cells))
-
-
-def _metric(records: Sequence[RunRecord], name: str) -> Estimate | None:
-    return estimate([float(r.metrics[name]) for r in records]) if records else None
-
-
-def _notes(tuned: Sequence[Tuned], plan: Plan) -> tuple[str, ...]:
-    recipe = validation_recipe(plan.recipe)
-    return (
-        f"each trial: {recipe.selection.folds} folds of the training classes, "
-        f"{recipe.schedule.epochs} epochs, seed {_SEED}; a loss's first trial is its default",
-        *_budgets(tuned),
-        *(
-            f"{t.default.loss.name}: nothing to search, so one trial"
-            for t in tuned
-            if not t.searched
-        ),
-        "chosen by validation MAP@R alone, test classes had no part in it; then trained on all "
-        f"training classes, {plan.seeds} seed(s), ± 95 % t-interval over runs",
-        "validation MAP@R is the best of all trials, over fewer classes than the test's: both "
-        "raise it, so the gap is not of overfitting alone",
-        f"optuna {importlib.metadata.version('optuna')}, TPE",
-    )
-
-
-def _budgets(tuned: Sequence[Tuned]) -> list[str]:
-    """Return one line a budget, so one in all if all losses were tuned alike."""
-    losses: dict[str, list[str]] = {}
-    for each in tuned:
-        images = sum(trial.images_seen for trial in each.trials)
-        budget = f"{len(each.trials)} trials, trained on {images} images in all"
-        losses.setdefault(budget, []).append(each.default.loss.name)
-    return [f"{', '.join(names)}: {budget}" for budget, names in losses.items()]

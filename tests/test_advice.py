@@ -14,7 +14,8 @@ from mlbench.comparison.statistics import Difference
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.records.record import RunRecord
-from mlbench.table import render, sheets
+from mlbench.tables.formats import render
+from mlbench.tables.layout import sheets
 
 BASELINES = ("untrained", "features", "pca")
 Recalls = Mapping[str, tuple[float, ...]]

@@ -27,7 +27,7 @@ from mlbench.interfaces import Dataset, ImageSet
 from mlbench.laboratory import Laboratory
 from mlbench.recipes.plan import Files, Request, make_plan
 from mlbench.records import store
-from mlbench.table import render
+from mlbench.tables.formats import render
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]
 

@@ -28,7 +28,7 @@ from mlbench.records.record import (
     _read_checked,
     _read_whole,
 )
-from mlbench.table import render
+from mlbench.tables.formats import render
 
 PLAN = make_plan(Request(losses=("softtriple", "npairs"), seeds=3))
 

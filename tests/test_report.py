@@ -47,7 +47,7 @@ from mlbench.report.plots import name_rows
 from mlbench.report.style import COLOURS, styles
 from mlbench.report.svg import Picture, draw
 from mlbench.report.thumbnails import Album
-from mlbench.table import sheet
+from mlbench.tables.layout import sheet
 
 HOSTILE_CLASS = "x<img src=x onerror=alert(1)>&\"'_$x$"
 HOSTILE_LOSS = "</script><script>alert('loss')</script>$\\frac{$"

@@ -30,8 +30,9 @@ from mlbench.datasets.pixels import PixelCache, open_cache
 from mlbench.errors import DataWarning, MlbenchError
 from mlbench.records import store
 from mlbench.system.files import cache_dir, expanded, remove_stale
-from mlbench.table import Line, Sheet, sheets
-from mlbench.terminal import to_list, to_text
+from mlbench.tables.layout import sheets
+from mlbench.tables.sheet import Line, Sheet
+from mlbench.tables.text import to_list, to_text
 from mlbench.training.crops import center_boxes, open_crops
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]

@@ -24,10 +24,11 @@ from mlbench.cli._common import print_list
 from mlbench.comparison.comparison import Comparison, compare
 from mlbench.datasets import glyphs
 from mlbench.errors import MlbenchError, printable
-from mlbench.escaping import escape_csv, escape_latex, escape_markdown
 from mlbench.records import scores, store
-from mlbench.table import DATA_FORMATS, SHEET_FORMATS, render, sheets
-from mlbench.terminal import to_text
+from mlbench.tables.escaping import escape_csv, escape_latex, escape_markdown
+from mlbench.tables.formats import DATA_FORMATS, SHEET_FORMATS, render
+from mlbench.tables.layout import sheets
+from mlbench.tables.text import to_text
 from mlbench.training.features import _load
 
 ROOT = Path(__file__).parent.parent

@@ -21,7 +21,8 @@ from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.records import store
 from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
-from mlbench.table import render, sheet
+from mlbench.tables.formats import render
+from mlbench.tables.layout import sheet
 
 
 def records() -> list[RunRecord]:

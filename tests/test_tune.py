@@ -20,7 +20,8 @@ from mlbench.recipes.plan import Files, Plan, Request, make_plan
 from mlbench.recipes.spec import LossSpec
 from mlbench.records.trials import Trial, Tuned, validation_recipe
 from mlbench.registry import LOSSES
-from mlbench.tune import evaluate, final_plan, search_space, tune, tuning_sheet, with_params
+from mlbench.tables.tuning import tuning_sheet
+from mlbench.tune import evaluate, final_plan, search_space, tune, with_params
 
 optuna = pytest.importorskip("optuna")
 

@@ -44,7 +44,7 @@ from mlbench.recipes.spec import Recipe, RunSpec
 from mlbench.recipes.validation import build
 from mlbench.records import scores, store
 from mlbench.records.record import RunRecord, dump, sha256
-from mlbench.table import render
+from mlbench.tables.formats import render
 
 
 def recipe(rng: Rng, number: int, where: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from mlbench.records import provenance
 from mlbench.system.files import atomic_file
-from mlbench.terminal import to_list
+from mlbench.tables.text import to_list
 
 Seconds = dict[str, list[float]]
 

@@ -23,7 +23,7 @@ from mlbench.system.streams import drop_output, plain_streams, shows_styles, wri
 if TYPE_CHECKING:
     from mlbench.cells import Outcome
     from mlbench.recipes.plan import Request
-    from mlbench.table import Sheet
+    from mlbench.tables.sheet import Sheet
     from mlbench.tracking import TrackerSpec
 
 
@@ -198,7 +198,7 @@ def request(
 
 def print_sheets(given: Sequence[Sheet]) -> None:
     """Print tables to standard output: with bold to a terminal, with stars to anything else."""
-    from mlbench.table import to_text
+    from mlbench.tables.formats import to_text
 
     write(to_text(given, _columns(), styled=shows_styles()))
 
@@ -244,7 +244,7 @@ def print_list(
     header: Sequence[str], rows: Sequence[Sequence[str]], problems: Sequence[str]
 ) -> None:
     """Print a plain table, then a warning for each of the problems."""
-    from mlbench.terminal import to_list
+    from mlbench.tables.text import to_list
 
     write(to_list(header, rows, _columns()))
     warn_of(problems)

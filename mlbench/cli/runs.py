@@ -66,7 +66,7 @@ def run(
     from mlbench.comparison.comparison import compare
     from mlbench.live import Matrix
     from mlbench.recipes.plan import make_plan
-    from mlbench.table import sheets
+    from mlbench.tables.layout import sheets
 
     plan = make_plan(request(**options))
     with Matrix(out, device, executor, quiet=quiet, track=track) as matrix:
@@ -122,7 +122,7 @@ def ablate(
     from mlbench.comparison.ladder import check_picture, climb, ladder, waterfall
     from mlbench.live import Matrix
     from mlbench.recipes.plan import make_plan
-    from mlbench.table import ladder_sheet
+    from mlbench.tables.layout import ladder_sheet
 
     if picture:
         check_picture(picture)
@@ -163,10 +163,11 @@ def tune(
     from mlbench.comparison.comparison import compare
     from mlbench.live import Matrix
     from mlbench.recipes.plan import make_plan
-    from mlbench.table import sheets
+    from mlbench.tables.layout import sheets
 
     plan = make_plan(request(**options))
-    from mlbench.tune import final_plan, tuning_sheet  # imports torch: after what may be refused
+    from mlbench.tables.tuning import tuning_sheet  # imports torch: after what may be refused
+    from mlbench.tune import final_plan
 
     with Matrix(out, device, executor, quiet=quiet) as matrix:
         tuned = matrix.tune(plan, trials)

@@ -37,7 +37,8 @@ def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
         )
     from mlbench.comparison.cache import summarise
     from mlbench.comparison.comparison import merge
-    from mlbench.table import render, sheets
+    from mlbench.tables.formats import render
+    from mlbench.tables.layout import sheets
 
     summary = summarise(folder)
     for problem in summary.problems:

@@ -15,7 +15,8 @@ from mlbench.recipes.spec import LossSpec, Recipe
 from mlbench.records.record import RunRecord
 from mlbench.report.groups import Runs
 from mlbench.report.svg import Picture, inline, page_style
-from mlbench.table import Sheet, ladder_sheet
+from mlbench.tables.layout import ladder_sheet
+from mlbench.tables.sheet import Sheet
 
 _FEWEST_RUNGS = 4
 """Start and three factors: two differing recipes alone are no ladder."""

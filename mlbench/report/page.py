@@ -22,7 +22,7 @@ from mlbench.report.sections import Section, section
 from mlbench.report.style import styles
 from mlbench.report.templates import resource, template
 from mlbench.report.thumbnails import Album
-from mlbench.table import Sheet
+from mlbench.tables.sheet import Sheet
 
 PICTURE_BUDGET = 12_000_000
 """Characters of base64 for all pictures of a page, shared evenly by its comparisons."""

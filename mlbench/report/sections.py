@@ -18,7 +18,8 @@ from mlbench.report.groups import Entry, Group
 from mlbench.report.style import Style
 from mlbench.report.svg import Picture
 from mlbench.report.thumbnails import Album
-from mlbench.table import Sheet, reference_sheet, sheet
+from mlbench.tables.layout import reference_sheet, sheet
+from mlbench.tables.sheet import Sheet
 
 SHOWN_CLASSES = 10
 """Best and worst classes in the figures."""

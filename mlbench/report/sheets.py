@@ -14,7 +14,7 @@ from mlbench.records.provenance import Provenance
 from mlbench.records.record import RunRecord
 from mlbench.report.classes import QueryFigures
 from mlbench.report.groups import Group
-from mlbench.table import Line, Sheet
+from mlbench.tables.sheet import Line, Sheet
 
 MOST_CLASSES = 200
 """Classes in the table by class: with more, the worst and the best half as many each."""

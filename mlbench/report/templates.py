@@ -10,7 +10,7 @@ import jinja2
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from mlbench.escaping import visible
+from mlbench.tables.escaping import visible
 
 
 def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:

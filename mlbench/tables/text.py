@@ -12,7 +12,7 @@ from wcwidth import ljust, rjust, width, wrap
 from mlbench.errors import printable
 
 if TYPE_CHECKING:
-    from mlbench.table import Line, Sheet
+    from mlbench.tables.sheet import Line, Sheet
 
 _GAP = "  "
 _TOGETHER = "\N{NO-BREAK SPACE}"

@@ -1,0 +1,181 @@
+"""Tables as text, Markdown, LaTeX, HTML, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Callable, Sequence
+
+from tabulate import tabulate
+
+from mlbench.comparison.comparison import Comparison, Row
+from mlbench.comparison.statistics import Difference
+from mlbench.errors import printable_lines
+from mlbench.tables import text as terminal
+from mlbench.tables.escaping import escape_csv, escape_latex, escape_markdown
+from mlbench.tables.layout import sheets
+from mlbench.tables.sheet import Sheet
+
+
+def to_text(sheets: Sequence[Sheet], columns: int = 120, *, styled: bool = False) -> str:
+    """Return tables as plain text, for a terminal if ``styled``; see ``terminal.to_text``."""
+    return "".join(f"{terminal.to_text(each, columns, styled=styled)}\n" for each in sheets)
+
+
+def to_markdown(sheets: Sequence[Sheet]) -> str:
+    """Return tables as GitHub Markdown."""
+    parts = []
+    for each in sheets:
+        body = _styled(each, escape_markdown, lambda text: f"**{text}**")
+        align = ["left" if n in each.texts else "right" for n in range(len(each.header))]
+        header = [escape_markdown(name) for name in each.header]
+        grid = tabulate(body, header, "github", colalign=align, disable_numparse=True)
+        notes = "\n".join(f"- {escape_markdown(note)}" for note in each.notes)
+        parts.append(f"### {escape_markdown(each.title)}\n\n{grid}\n\n{notes}\n")
+    return "\n".join(parts)
+
+
+def to_latex(sheets: Sequence[Sheet]) -> str:
+    """Return tables as LaTeX for the booktabs package; the notes are comments."""
+    parts = []
+    for each in sheets:
+        body = _styled(each, escape_latex, lambda text: f"\\textbf{{{text}}}")
+        rows = []
+        for line, cells in zip(each.lines, body, strict=True):
+            rows += [" & ".join(cells) + r" \\", *([r"\midrule"] if line.ends_section else [])]
+        align = "".join("l" if n in each.texts else "r" for n in range(len(each.header)))
+        lines = [
+            *("% " + " ".join(text.split()) for text in (each.title, *each.notes)),
+            rf"\begin{{tabular}}{{{align}}}",
+            r"\toprule",
+            " & ".join(map(escape_latex, each.header)) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def to_html(sheets: Sequence[Sheet]) -> str:
+    """Return tables as an HTML fragment without styles or resources."""
+    parts = []
+    for each in sheets:
+        header = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in each.header)
+        body = _styled(each, html.escape, lambda text: f"<strong>{text}</strong>")
+        rows = "\n".join(
+            "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in body
+        )
+        notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in each.notes)
+        parts.append(
+            f"<table>\n<caption>{html.escape(each.title)}</caption>\n<thead><tr>{header}</tr>"
+            f"</thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n<ul>\n{notes}\n</ul>\n"
+        )
+    return "\n".join(parts)
+
+
+def _styled(
+    given: Sheet, escape: Callable[[str], str], bold: Callable[[str], str]
+) -> list[list[str]]:
+    return [
+        [
+            bold(escape(cell)) if is_bold else escape(cell)
+            for cell, is_bold in zip(line.cells, line.bold, strict=True)
+        ]
+        for line in given.lines
+    ]
+
+
+def to_csv(comparisons: Sequence[Comparison]) -> str:
+    """Return one line per row of every comparison: fractions, unrounded."""
+    metrics = list(dict.fromkeys(m for c in comparisons for m in c.metrics))
+    facts = ["title", "recipe_id", "loss", "baseline", "n", "diverged"]
+    numbers = [name for m in metrics for name in (m, f"{m} half_width", f"{m} tied")]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*facts, *numbers, "notes", "stamp"])
+    for c in comparisons:
+        for row in c.rows:
+            values = [_csv_values(row, metric) for metric in metrics]
+            texts = [" | ".join(row.notes), " | ".join(c.stamp)]
+            cells = [c.title, c.recipe_id, row.label, row.baseline, row.runs, row.diverged]
+            cells += [value for triple in values for value in triple] + texts
+            writer.writerow([escape_csv(v) if isinstance(v, str) else v for v in cells])
+    return buffer.getvalue()
+
+
+def _csv_values(row: Row, metric: str) -> tuple[float | None, float | None, bool | None]:
+    value = row.estimates.get(metric)
+    if value is None:
+        return None, None, None
+    return value.mean, value.half_width, metric in row.tied
+
+
+def to_json(comparisons: Sequence[Comparison]) -> str:
+    """Return the comparisons as JSON: fractions, unrounded."""
+    return json.dumps([_plain(c) for c in comparisons], indent=1) + "\n"
+
+
+def _plain(comparison: Comparison) -> dict[str, object]:
+    return {
+        "title": comparison.title,
+        "recipe_id": comparison.recipe_id,
+        "differences": list(comparison.differences),
+        "rows": [_plain_row(row) for row in comparison.rows],
+        "stamp": list(comparison.stamp),
+    }
+
+
+def _plain_row(row: Row) -> dict[str, object]:
+    return {
+        "loss": row.label,
+        "baseline": row.baseline,
+        "n": row.runs,
+        "diverged": row.diverged,
+        "notes": list(row.notes),
+        "metrics": {
+            name: {"mean": e.mean, "half_width": e.half_width, "tied": name in row.tied}
+            | _plain_difference(row.behind.get(name))
+            for name, e in row.estimates.items()
+        },
+    }
+
+
+def _plain_difference(behind: Difference | None) -> dict[str, object]:
+    if behind is None:
+        return {}
+    names = ("mean", "half_width", "p", "effect")
+    return {"behind_best": {name: getattr(behind, name) for name in names}}
+
+
+SHEET_FORMATS: dict[str, Callable[[Sequence[Sheet]], str]] = {
+    "text": to_text,
+    "markdown": to_markdown,
+    "latex": to_latex,
+    "html": to_html,
+}
+"""Formats for people."""
+
+
+DATA_FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {"csv": to_csv, "json": to_json}
+"""Formats for programs."""
+
+
+def render(comparisons: Sequence[Comparison], form: str, *, reference: bool = False) -> str:
+    """Return the tables in one of ``SHEET_FORMATS`` or ``DATA_FORMATS``.
+
+    Whatever names hold, control characters do not get through: they could steer a terminal.
+
+    Args:
+        comparisons: to be shown.
+        form: name of the format.
+        reference: add the published rows of each data set (not in CSV and JSON).
+    """
+    if form in DATA_FORMATS:
+        text = DATA_FORMATS[form](comparisons)
+    else:
+        text = SHEET_FORMATS[form](sheets(comparisons, reference=reference))
+    return printable_lines(text)
