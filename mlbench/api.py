@@ -106,11 +106,11 @@ def run(
     Raises:
         MlbenchError: any input that is wrong.
     """
-    from mlbench.cells import made_or_awaited
-    from mlbench.laboratory import Laboratory
     from mlbench.recipes.spec import RunSpec
     from mlbench.records import store
-    from mlbench.runner import run_one
+    from mlbench.runs.ingredients import Laboratory
+    from mlbench.runs.outcomes import made_or_awaited
+    from mlbench.runs.run import run_one
     from mlbench.training.device import resolve_device
 
     paths = (str, PathLike)

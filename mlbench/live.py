@@ -26,16 +26,16 @@ from rich.text import Text
 
 from mlbench.errors import printable
 from mlbench.executors import ExecutorOptions
+from mlbench.runs.tracking import TrackerSpec, Tracking
 from mlbench.system.interrupts import HOW_TO_CONTINUE, exit_code
-from mlbench.tracking import TrackerSpec, Tracking
 
 if TYPE_CHECKING:
-    from mlbench.cells import Outcome
     from mlbench.executors.crew import Crew, Note, Phase
     from mlbench.recipes.plan import Plan
     from mlbench.recipes.spec import RunSpec
     from mlbench.records.record import RunRecord
     from mlbench.records.trials import Trial, Tuned
+    from mlbench.runs.outcomes import Outcome
 
 _NARROW, _WIDE = 30, 72
 """Columns of a terminal with room for the time left, and for all there is to show."""
@@ -107,8 +107,8 @@ class Matrix:
         Returns:
             the records by path, without those of the runs that failed.
         """
-        from mlbench.cells import with_baselines
         from mlbench.executors.crew import open_crew, run_all
+        from mlbench.runs.outcomes import with_baselines
 
         if self._crew is None:
             self._crew = open_crew(self.options)
@@ -129,8 +129,8 @@ class Matrix:
     def tune(self, plan: Plan, trials: int) -> list[Tuned]:
         """Give every loss of the plan its trials."""
         from mlbench.registry import LOSSES
+        from mlbench.runs.tune import tune
         from mlbench.training.device import resolve_device
-        from mlbench.tune import tune
 
         def report(trial: Trial, number: int, budget: int) -> None:
             label = trial.loss.label(LOSSES.get(trial.loss.name).defaults)
@@ -279,7 +279,7 @@ def _columns(width: int) -> list[ProgressColumn]:
 
 
 def _line(outcome: Outcome) -> str:
-    from mlbench.cells import label
+    from mlbench.runs.outcomes import label
 
     record = outcome.record
     if record is None:

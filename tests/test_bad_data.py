@@ -24,9 +24,9 @@ from mlbench.datasets import folder
 from mlbench.datasets.decode import BadImagesError
 from mlbench.errors import MlbenchError, MlbenchWarning
 from mlbench.interfaces import Dataset, ImageSet
-from mlbench.laboratory import Laboratory
 from mlbench.recipes.plan import Files, Request, make_plan
 from mlbench.records import store
+from mlbench.runs.ingredients import Laboratory
 from mlbench.tables.formats import render
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]

@@ -19,15 +19,16 @@ from conftest import QUICK
 from PIL import Image, ImageOps
 from torch import nn
 
-from mlbench.cells import make_run
 from mlbench.errors import MlbenchWarning
-from mlbench.laboratory import Laboratory
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.records import store
 from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
-from mlbench.runner import _Selection, run_one
+from mlbench.runs.evaluation import _Selection
+from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.outcomes import make_run
+from mlbench.runs.run import run_one
 from mlbench.system.files import _machine, atomic_file
 from mlbench.system.interrupts import Interrupted
 from mlbench.training import checkpoint

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from mlbench.arrays import ImageArray
-from mlbench.claims import run_claim
 from mlbench.datasets.pixels import open_cache
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ImageSet
 from mlbench.recipes.reading import load_recipe
 from mlbench.recipes.spec import LossSpec, RunSpec
+from mlbench.runs.claims import run_claim
 from mlbench.system.locks import built_once
 
 SPEC = RunSpec(load_recipe("default"), LossSpec("npairs"), 0)

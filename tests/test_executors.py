@@ -15,7 +15,6 @@ import torch
 from click.testing import CliRunner
 from conftest import QUICK
 
-from mlbench.cells import Outcome, label, with_baselines
 from mlbench.cli import main
 from mlbench.executors import ExecutorOptions
 from mlbench.executors.crew import Crew, Inline, Note, Phase, run_all
@@ -23,6 +22,7 @@ from mlbench.executors.local import Local, threads_per_job, visible_gpus
 from mlbench.recipes.plan import Plan, Request, make_plan
 from mlbench.records import store
 from mlbench.records.record import RunRecord
+from mlbench.runs.outcomes import Outcome, label, with_baselines
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]
 
@@ -163,7 +163,7 @@ def test_a_failing_run_does_not_stop_the_others(
     error: Exception,
     message: str,
 ) -> None:
-    from mlbench import cells
+    from mlbench.runs import outcomes as cells
 
     whole = cells.run_one
 

@@ -26,10 +26,7 @@ from test_record import RUNS, record
 from test_resources import disk_of
 from webserver import Page, Server, serving
 
-from mlbench import tune
 from mlbench.backbones.weights import read_state
-from mlbench.cells import _problem
-from mlbench.claims import run_claim
 from mlbench.comparison import cache as summary
 from mlbench.errors import MlbenchError
 from mlbench.metrics import embeddings
@@ -40,6 +37,9 @@ from mlbench.recipes.reading import load_recipe
 from mlbench.records import scores, store
 from mlbench.report import write_report
 from mlbench.report.data import embeddings_of
+from mlbench.runs import tune
+from mlbench.runs.claims import run_claim
+from mlbench.runs.outcomes import _problem
 from mlbench.system import archives, download, files, npz
 from mlbench.system import files as paths
 from mlbench.system.download import Pin, fetch, fetch_published

@@ -14,12 +14,12 @@ from conftest import QUICK
 from torch import Tensor
 
 import mlbench
-from mlbench import runner
 from mlbench.cli import main
 from mlbench.datasets import inshop, sop
-from mlbench.laboratory import Laboratory
 from mlbench.recipes.plan import Request, make_plan, parse_setting
 from mlbench.recipes.reading import load_recipe
+from mlbench.runs import evaluation
+from mlbench.runs.ingredients import Laboratory
 
 SETTINGS = QUICK | {"schedule.epochs": 1, "schedule.milestones": []}
 
@@ -49,12 +49,12 @@ def test_queries_are_searched_in_the_gallery(shop: Path) -> None:
 def test_metrics_are_those_of_a_search_by_hand(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Tensor] = []
 
-    def keep(embeddings: Tensor, lab: Laboratory, seed: int) -> runner.Results:
+    def keep(embeddings: Tensor, lab: Laboratory, seed: int) -> evaluation.Results:
         kept.append(embeddings)
         return evaluate(embeddings, lab, seed)
 
-    evaluate = runner._evaluate
-    monkeypatch.setattr(runner, "_evaluate", keep)
+    evaluate = evaluation._evaluate
+    monkeypatch.setattr(evaluation, "_evaluate", keep)
     metrics = run(shop).metrics
     unit = torch.nn.functional.normalize(kept[0].double()).numpy()
     queries, gallery = unit[:8], unit[8:]

@@ -15,9 +15,9 @@ import mlbench
 from mlbench.datasets import folder
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Backbone, BackboneEntry, Preprocessing
-from mlbench.laboratory import Laboratory
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.registry import BACKBONES, PROGRAM
+from mlbench.runs.ingredients import Laboratory
 
 
 class Constant(nn.Module):

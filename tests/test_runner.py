@@ -10,12 +10,12 @@ from PIL import Image, ImageOps
 
 import mlbench
 from mlbench.comparison.comparison import compare
-from mlbench.laboratory import Laboratory, training_part
 from mlbench.recipes.plan import Files, Request, make_plan
 from mlbench.recipes.reading import load_recipe
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
 from mlbench.records import store
-from mlbench.runner import run_one
+from mlbench.runs.ingredients import Laboratory, training_part
+from mlbench.runs.run import run_one
 from mlbench.training.device import resolve_device
 
 

@@ -15,13 +15,13 @@ from rich.console import Console
 from test_cli import mlbench, run
 from test_record import PLAN, RUNS, record
 
-from mlbench.cells import Outcome, failed, with_baselines
 from mlbench.cli import main
 from mlbench.executors import ExecutorOptions
 from mlbench.executors.crew import Note, Phase
 from mlbench.live import Matrix, _Count
 from mlbench.recipes.reading import recipe_names
 from mlbench.registry import LOSSES
+from mlbench.runs.outcomes import Outcome, failed, with_baselines
 
 SPECS = with_baselines(PLAN)
 FIRST, SECOND = "softtriple seed 0", "npairs seed 0"

@@ -18,7 +18,7 @@ from mlbench.metrics.evaluation import NmiRestart, nmi
 from mlbench.metrics.ties import first_highest
 from mlbench.recipes.spec import LossSpec
 from mlbench.records.trials import Trial, Tuned
-from mlbench.runner import _Selection
+from mlbench.runs.evaluation import _Selection
 
 pytestmark = pytest.mark.numeric
 

@@ -11,11 +11,11 @@ import pytest
 from test_cli import assert_refused, mlbench, run
 from test_record import RUNS, record
 
-from mlbench import tracking
 from mlbench.errors import MlbenchError, MlbenchWarning
 from mlbench.records import store
 from mlbench.records.record import EpochRow, RunRecord
-from mlbench.tracking import MLflow, TensorBoard, TrackerSpec, Tracking, parse_tracker
+from mlbench.runs import tracking
+from mlbench.runs.tracking import MLflow, TensorBoard, TrackerSpec, Tracking, parse_tracker
 
 CURVE = (EpochRow(0, 2.5, 0.1, 0.25), EpochRow(1, 1.5, 0.1, 0.5), EpochRow(2, None, 0.1, None))
 MADE = record(RUNS[0], curve=CURVE)

@@ -14,14 +14,14 @@ from mlbench.comparison.comparison import compare
 from mlbench.errors import MlbenchError
 from mlbench.executors.crew import Inline, run_all
 from mlbench.interfaces import LossEntry
-from mlbench.laboratory import Laboratory
 from mlbench.losses import BUILTIN
 from mlbench.recipes.plan import Files, Plan, Request, make_plan
 from mlbench.recipes.spec import LossSpec
 from mlbench.records.trials import Trial, Tuned, validation_recipe
 from mlbench.registry import LOSSES
+from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.tune import evaluate, final_plan, search_space, tune, with_params
 from mlbench.tables.tuning import tuning_sheet
-from mlbench.tune import evaluate, final_plan, search_space, tune, with_params
 
 optuna = pytest.importorskip("optuna")
 
@@ -143,7 +143,7 @@ def test_a_killed_trial_does_not_count(
         return evaluate(loss, lab)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlbench.tune.evaluate", killed)
+        patch.setattr("mlbench.runs.tune.evaluate", killed)
         with pytest.raises(KeyboardInterrupt):
             run_tune(plan, 3, tmp_path / "out")
     assert states(tmp_path / "out") == ["COMPLETE"] * stopped_at + ["RUNNING"]

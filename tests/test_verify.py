@@ -15,7 +15,7 @@ import mlbench
 from mlbench.cli import main
 from mlbench.records import store
 from mlbench.records.record import RunRecord
-from mlbench.verify import compare_results
+from mlbench.runs.verify import compare_results
 
 
 @pytest.fixture

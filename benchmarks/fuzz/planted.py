@@ -20,7 +20,6 @@ from fuzz.mutations import HOSTILE, Rng, pick, spoil_bytes
 
 import mlbench
 from mlbench.backbones.weights import read_state
-from mlbench.claims import run_claim
 from mlbench.comparison.cache import summarise
 from mlbench.errors import MlbenchError
 from mlbench.metrics.embeddings import read_embeddings
@@ -31,6 +30,7 @@ from mlbench.records import scores, store
 from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.report.data import embeddings_of
+from mlbench.runs.claims import run_claim
 from mlbench.system import files as paths
 from mlbench.system.archives import Limits, unpack
 from mlbench.training import checkpoint

@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from _measure import Spread, arguments, finish, show, take_turns
 from evaluator import Shape, make_data
 
-from mlbench.laboratory import Laboratory
 from mlbench.losses.softtriple import SoftTriple
 from mlbench.metrics.evaluation import evaluate_queries, nmi
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import RunSpec
-from mlbench.runner import run_one
+from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.run import run_one
 from mlbench.training.device import resolve_device
 
 Work = Callable[[], object]

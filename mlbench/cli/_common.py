@@ -21,10 +21,10 @@ from mlbench.system.machine import lack
 from mlbench.system.streams import drop_output, plain_streams, shows_styles, write
 
 if TYPE_CHECKING:
-    from mlbench.cells import Outcome
     from mlbench.recipes.plan import Request
+    from mlbench.runs.outcomes import Outcome
+    from mlbench.runs.tracking import TrackerSpec
     from mlbench.tables.sheet import Sheet
-    from mlbench.tracking import TrackerSpec
 
 
 Command = Callable[..., None]
@@ -101,7 +101,7 @@ def trackers(
     _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
 ) -> tuple[TrackerSpec, ...]:
     """Read each ``--track``."""
-    from mlbench.tracking import parse_tracker
+    from mlbench.runs.tracking import parse_tracker
 
     return tuple(parse_tracker(text) for text in value)
 
@@ -210,7 +210,7 @@ def _columns() -> int:
 
 def report_failures(failed: Sequence[Outcome]) -> None:
     """Name the runs that failed below the table of the others, and exit with code 1 if any did."""
-    from mlbench.cells import label
+    from mlbench.runs.outcomes import label
 
     for outcome in failed:
         click.echo(f"FAILED {label(outcome.spec)}: {printable(outcome.problem)}", err=True)

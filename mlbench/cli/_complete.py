@@ -52,7 +52,7 @@ def recipes(_ctx: click.Context, _param: click.Parameter, typed: str) -> Items:
 
 
 def trackers(_ctx: click.Context, _param: click.Parameter, typed: str) -> Items:
-    from mlbench.tracking import KINDS
+    from mlbench.runs.tracking import KINDS
 
     return [CompletionItem(kind) for kind in KINDS if kind.startswith(typed)]
 

@@ -13,7 +13,7 @@ from mlbench.cli._common import print_list, progress_bar
 from mlbench.errors import printable
 
 if TYPE_CHECKING:
-    from mlbench.verify import Finding, Verification
+    from mlbench.runs.verify import Finding, Verification
 
 
 @click.command()
@@ -42,8 +42,8 @@ def verify(record: Path, data_root: Path | None, weights: Path | None, device: s
     from mlbench.records import store
 
     known = store.load(record)
+    from mlbench.runs.verify import files_for, verify
     from mlbench.training.device import resolve_device  # imports torch: after what may be refused
-    from mlbench.verify import files_for, verify
 
     files = files_for(known, data_root, weights)
     with progress_bar() as report:

@@ -21,7 +21,7 @@ from mlbench.cli._common import (
 
 if TYPE_CHECKING:
     from mlbench.executors import ExecutorOptions
-    from mlbench.tracking import TrackerSpec
+    from mlbench.runs.tracking import TrackerSpec
 
 
 @click.command()
@@ -166,8 +166,8 @@ def tune(
     from mlbench.tables.layout import sheets
 
     plan = make_plan(request(**options))
+    from mlbench.runs.tune import final_plan
     from mlbench.tables.tuning import tuning_sheet  # imports torch: after what may be refused
-    from mlbench.tune import final_plan
 
     with Matrix(out, device, executor, quiet=quiet) as matrix:
         tuned = matrix.tune(plan, trials)

@@ -11,12 +11,12 @@ from typing import Protocol
 
 import torch
 
-from mlbench.cells import Outcome, attempt, failed, label, open_plan
 from mlbench.errors import MlbenchError
 from mlbench.executors import ExecutorOptions
-from mlbench.laboratory import Laboratory
 from mlbench.recipes.plan import Files, Plan
 from mlbench.recipes.spec import Recipe, RunSpec
+from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.outcomes import Outcome, attempt, failed, label, open_plan
 from mlbench.training.device import resolve_device
 
 _POLL_SECONDS = 1.0

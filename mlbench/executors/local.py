@@ -14,8 +14,8 @@ import torch
 
 from mlbench.executors.child import serve
 from mlbench.executors.crew import Event, Finished, Lost, Site
-from mlbench.laboratory import Laboratory
 from mlbench.recipes.spec import RunSpec
+from mlbench.runs.ingredients import Laboratory
 from mlbench.system.interrupts import held
 
 _WAIT_SECONDS = 0.3

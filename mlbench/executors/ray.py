@@ -23,15 +23,15 @@ from typing import Any
 
 import torch
 
-from mlbench.cells import Outcome, failed, find_record, label
-from mlbench.claims import claim_file, run_claim
 from mlbench.errors import MlbenchError
 from mlbench.executors import ExecutorOptions
 from mlbench.executors.crew import Event, Finished, Lost, Maker, Note, Phase, Site
-from mlbench.laboratory import Laboratory
 from mlbench.models import kept
 from mlbench.recipes.spec import RunSpec
 from mlbench.records import store
+from mlbench.runs.claims import claim_file, run_claim
+from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.outcomes import Outcome, failed, find_record, label
 from mlbench.system.files import atomic_file
 from mlbench.system.interrupts import SIGNALS, held, install
 from mlbench.training import checkpoint

@@ -32,24 +32,19 @@ from mlbench.models.kept import (
     SUFFIXES,
     State,
     _kept_result,
-    _metadata,
     _result_id,
     has_none,
-    plain,
-    set_aside,
 )
 from mlbench.records import store
 from mlbench.records.record import RunRecord
 from mlbench.registry import BACKBONES
-from mlbench.system.files import atomic_file
 from mlbench.system.known_state import known_state
 from mlbench.training.crops import center_boxes
 from mlbench.training.device import resolve_device
 from mlbench.training.network import Embedder, Trunk, build_head
 
 if TYPE_CHECKING:
-    from mlbench.laboratory import Laboratory
-    from mlbench.runner import Trained
+    pass
 
 
 _BATCH = 64
@@ -57,43 +52,6 @@ _PREFIXES = ("trunk.", "head.")
 
 Progress = Callable[[int, int], None]
 Picture = str | PathLike[str] | Image.Image | ImageArray
-
-
-def keep(
-    path: Path, lab: Laboratory, record: RunRecord, trained: Trained, embeddings: Tensor
-) -> None:
-    """Write a run's model beside its record.
-
-    The network is that of the selected epoch; the loss's own parameters are those of the last one.
-
-    Args:
-        path: of the record.
-        lab: in which the run was made.
-        record: of the run.
-        trained: its network and loss.
-        embeddings: ``(Q, D)`` of the test images; below them those of a gallery, which are not
-            kept.
-
-    Raises:
-        MlbenchError: a file cannot be written.
-    """
-    set_aside(path, record)
-    model, vectors = (path.with_suffix(suffix) for suffix in SUFFIXES)
-    with atomic_file(vectors, own_folder=True) as file:
-        unit = F.normalize(embeddings[: len(lab.dataset.test)])
-        np.save(file, unit.half().numpy(), allow_pickle=False)
-    content = safetensors.torch.save(_kept_state(lab, record, trained), _metadata(record))
-    with atomic_file(model, own_folder=True) as file:
-        file.write(content)
-
-
-def _kept_state(lab: Laboratory, record: RunRecord, trained: Trained) -> State:
-    state = trained.network.state_dict()
-    if lab.recipe.backbone.trunk == "frozen" and record.weights_id == "none":
-        trunk = lab.trunk(record.seed)[0]
-        state |= {f"trunk.{name}": value for name, value in trunk.state_dict().items()}
-    state |= {f"loss.{name}": value for name, value in trained.loss.state_dict().items()}
-    return plain(state)
 
 
 class Model(nn.Module):

@@ -20,13 +20,14 @@ import torch
 
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry, ParamValue
-from mlbench.laboratory import Laboratory, Progress
 from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, RunSpec, digest
 from mlbench.records.trials import _SEED, Trial, Tuned, _with_folds, validation_recipe
 from mlbench.registry import LOSSES
-from mlbench.runner import Stopwatch, has_directions, train
+from mlbench.runs.evaluation import has_directions
+from mlbench.runs.ingredients import Laboratory, Progress
+from mlbench.runs.run import Stopwatch, train
 from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack
 from mlbench.system.regular import open_regular

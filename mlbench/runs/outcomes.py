@@ -13,18 +13,18 @@ from pathlib import Path
 
 import torch
 
-from mlbench.claims import run_claim
 from mlbench.errors import MlbenchError, MlbenchWarning, first_few
-from mlbench.laboratory import Laboratory, Progress
 from mlbench.losses.baselines import BASELINES
 from mlbench.models import kept
-from mlbench.models import model as models
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
 from mlbench.records import store
 from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
-from mlbench.runner import run_one
+from mlbench.runs import keep
+from mlbench.runs.claims import run_claim
+from mlbench.runs.ingredients import Laboratory, Progress
+from mlbench.runs.run import run_one
 from mlbench.system.machine import lack
 from mlbench.training import checkpoint
 
@@ -151,7 +151,7 @@ def make_run(
             return None
         known = find_record(spec, lab, out)
         if known is None:
-            save_model = functools.partial(models.keep, path, lab) if lab.files.keep_model else None
+            save_model = functools.partial(keep.keep, path, lab) if lab.files.keep_model else None
             made, queries = run_one(spec, lab, checkpoints or out, save_model)
             kept.set_aside(path, made)
             store.save(out, made, queries)

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from mlbench.errors import MlbenchError
-from mlbench.laboratory import Laboratory, Progress
 from mlbench.losses.baselines import BASELINES
 from mlbench.recipes.plan import Files
 from mlbench.records import provenance
 from mlbench.records.record import PROTOCOL_VERSION, RunRecord
 from mlbench.registry import LOSSES
-from mlbench.runner import run_one
+from mlbench.runs.ingredients import Laboratory, Progress
+from mlbench.runs.run import run_one
 from mlbench.system.files import file_sha256
 from mlbench.system.known_state import known_state
 

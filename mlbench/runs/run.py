@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,15 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
 from mlbench.losses.baselines import BASELINES, pca
-from mlbench.metrics.evaluation import QueryResults, evaluate_queries, nmi, summarize
-from mlbench.metrics.ties import TIE
+from mlbench.metrics.evaluation import QueryResults
 from mlbench.recipes.spec import RunSpec, digest
 from mlbench.records import provenance
 from mlbench.records.migrations import SCHEMA_VERSION
 from mlbench.records.record import PROTOCOL_VERSION, Cost, DatasetFacts, EpochRow, RunRecord
 from mlbench.registry import LOSSES
+from mlbench.runs.evaluation import (
+    Results,
+    _directed,
+    _embed_evaluated,
+    _evaluate,
+    _Selection,
+    has_directions,
+)
+from mlbench.runs.ingredients import Laboratory, Progress, TrainingPart, training_part
 from mlbench.system.interrupts import Interrupted
 from mlbench.system.known_state import known_state
 from mlbench.training.batches import FeatureSource, Subset
@@ -201,95 +206,6 @@ class _Training:
     def _save_if_due(self) -> None:
         if self.kept is not None and self.kept.due():
             self.save()
-
-
-class _Selection:
-    """Remembers the network of the best epoch, if the recipe selects one."""
-
-    def __init__(self, lab: Laboratory, spec: RunSpec, part: TrainingPart) -> None:
-        self.rule, self.patience = lab.recipe.selection.rule, lab.recipe.selection.patience
-        self.lab, self.seed = lab, spec.seed
-        self.best: tuple[float, int, dict[str, Tensor]] | None = None
-        if self.rule == "validation":
-            self.labels = lab.images("train").labels[part.validation]
-            self.source = Subset(lab.inputs("train", spec.seed), part.validation)
-        elif self.rule == "test-best":
-            for side in lab.evaluated:
-                lab.inputs(side, spec.seed)
-
-    def score(self, network: Embedder, epoch: int) -> float | None:
-        """Return what the rule judges the epoch by; keep its network if it is the best so far."""
-        if self.rule == "last":
-            return None
-        value = self._value(network)
-        if value is None:
-            return None
-        if self.best is None or value > self.best[0] + TIE:
-            self.best = value, epoch, copy.deepcopy(network.state_dict())
-        return value
-
-    def _value(self, network: Embedder) -> float | None:
-        """Return MAP@R on validation classes or R@1 on test classes; None without directions."""
-        if self.rule == "validation":
-            embeddings = embed(network, self.source)
-            search, metric = functools.partial(evaluate_queries, labels=self.labels), "MAP@R"
-        else:
-            embeddings = _embed_evaluated(network, self.lab, self.seed)
-            search, metric = functools.partial(_retrieve, lab=self.lab), "R@1"
-        return summarize(search(embeddings))[metric] if has_directions(embeddings) else None
-
-    def exhausted(self, epoch: int) -> bool:
-        return bool(self.best and self.patience and epoch - self.best[1] >= self.patience)
-
-    def restore(self, network: Embedder, last: int) -> int:
-        """Give the network the weights to be evaluated and return their epoch."""
-        if self.best is None:
-            return last
-        network.load_state_dict(self.best[2])
-        return self.best[1]
-
-
-@dataclass(frozen=True)
-class Results:
-    """Metrics of one network on the test images, and the per-query results behind them."""
-
-    metrics: dict[str, int | float]
-    queries: QueryResults
-
-
-def has_directions(embeddings: Tensor) -> bool:
-    """Tell whether all embeddings are finite and none is zero; else the network has diverged."""
-    return bool(torch.isfinite(embeddings).all() and embeddings.any(dim=1).all())
-
-
-def _directed(features: Tensor) -> Tensor:
-    """Give all-zero features, such as a blank image's after ReLU, one common direction."""
-    blank = ~features.any(dim=1, keepdim=True)
-    return features.masked_fill(blank, 1.0)
-
-
-def _embed_evaluated(network: nn.Module, lab: Laboratory, seed: int) -> Tensor:
-    """Embed the queries and below them the gallery, if there is one."""
-    return torch.cat([embed(network, lab.inputs(side, seed)) for side in lab.evaluated])
-
-
-def _retrieve(embeddings: Tensor, lab: Laboratory) -> QueryResults:
-    """Search each query among the others, or in the gallery if the data set has one."""
-    labels, ks = lab.images("test").labels, lab.recipe.evaluation.ks
-    gallery = lab.dataset.gallery
-    if gallery is None:
-        return evaluate_queries(embeddings, labels, ks=ks)
-    queries, rows = embeddings.split([len(labels), len(gallery)])
-    return evaluate_queries(queries, labels, gallery=rows, gallery_labels=gallery.labels, ks=ks)
-
-
-def _evaluate(embeddings: Tensor, lab: Laboratory, seed: int) -> Results:
-    """Evaluate the embeddings of all evaluated sides; NMI is of the queries alone."""
-    labels = lab.images("test").labels
-    queries = _retrieve(embeddings, lab)
-    restarts = lab.recipe.evaluation.nmi_restarts
-    clustering = nmi(embeddings[: len(labels)], labels, restarts=restarts, seed=seed)
-    return Results({**summarize(queries), "NMI": clustering}, queries)
 
 
 def _baseline(
