@@ -28,12 +28,13 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from mlbench.executors import ExecutorOptions
-from mlbench.executors.crew import Crew, Note, Phase, run_all
-from mlbench.executors.local import Local
-from mlbench.executors.ray import Ray
 from mlbench.recipes.plan import Plan, Request, make_plan
 from mlbench.records.record import RunRecord
+from mlbench.runs.executors.crew import Crew, Note, Phase
+from mlbench.runs.executors.dispatch import run_all
+from mlbench.runs.executors.local import Local
+from mlbench.runs.executors.options import ExecutorOptions
+from mlbench.runs.executors.ray import Ray
 from mlbench.runs.outcomes import Outcome, label, with_baselines
 
 SETTINGS = {

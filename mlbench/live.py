@@ -25,16 +25,16 @@ from rich.table import Column
 from rich.text import Text
 
 from mlbench.errors import printable
-from mlbench.executors import ExecutorOptions
+from mlbench.runs.executors.options import ExecutorOptions
 from mlbench.runs.tracking import TrackerSpec, Tracking
 from mlbench.system.interrupts import HOW_TO_CONTINUE, exit_code
 
 if TYPE_CHECKING:
-    from mlbench.executors.crew import Crew, Note, Phase
     from mlbench.recipes.plan import Plan
     from mlbench.recipes.spec import RunSpec
     from mlbench.records.record import RunRecord
     from mlbench.records.trials import Trial, Tuned
+    from mlbench.runs.executors.crew import Crew, Note, Phase
     from mlbench.runs.outcomes import Outcome
 
 _NARROW, _WIDE = 30, 72
@@ -107,7 +107,7 @@ class Matrix:
         Returns:
             the records by path, without those of the runs that failed.
         """
-        from mlbench.executors.crew import open_crew, run_all
+        from mlbench.runs.executors.dispatch import open_crew, run_all
         from mlbench.runs.outcomes import with_baselines
 
         if self._crew is None:
@@ -143,7 +143,7 @@ class Matrix:
         self._show("", phase, phase, done, total)
 
     def _hear(self, event: Phase | Note) -> None:
-        from mlbench.executors.crew import Note
+        from mlbench.runs.executors.crew import Note
 
         if isinstance(event, Note):
             self._remove(event.where)

@@ -16,12 +16,14 @@ from click.testing import CliRunner
 from conftest import QUICK
 
 from mlbench.cli import main
-from mlbench.executors import ExecutorOptions
-from mlbench.executors.crew import Crew, Inline, Note, Phase, run_all
-from mlbench.executors.local import Local, threads_per_job, visible_gpus
 from mlbench.recipes.plan import Plan, Request, make_plan
 from mlbench.records import store
 from mlbench.records.record import RunRecord
+from mlbench.runs.executors.crew import Crew, Note, Phase
+from mlbench.runs.executors.dispatch import run_all
+from mlbench.runs.executors.local import Local, threads_per_job, visible_gpus
+from mlbench.runs.executors.maker import Inline
+from mlbench.runs.executors.options import ExecutorOptions
 from mlbench.runs.outcomes import Outcome, label, with_baselines
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]
@@ -276,7 +278,7 @@ def test_a_proxy_named_by_the_environment_is_left_to_ray(
     monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:1")
     asked: list[str] = []
     monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
-    from mlbench.executors.ray import _init
+    from mlbench.runs.executors.ray import _init
 
     _init(ray, "auto")
     assert asked == ["auto"]
@@ -286,7 +288,7 @@ def test_a_proxy_named_by_the_environment_is_left_to_ray(
 def test_ray_makes_the_same_records_and_a_lost_run_again(
     ray: Any, photos: Path, tmp_path: Path
 ) -> None:
-    from mlbench.executors.ray import Ray
+    from mlbench.runs.executors.ray import Ray
 
     # Phases are looked up twice a second or so: the run has to be under way for longer.
     plan = plan_of(photos, "softtriple", epochs=200)

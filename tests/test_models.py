@@ -16,13 +16,14 @@ from torchvision import transforms
 import mlbench
 from mlbench.cli import main
 from mlbench.errors import MlbenchError
-from mlbench.executors import ray
-from mlbench.executors.crew import Maker, Site
 from mlbench.metrics.evaluation import evaluate
 from mlbench.models.kept import SUFFIXES
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.records import store
 from mlbench.records.record import RunRecord
+from mlbench.runs.executors import ray
+from mlbench.runs.executors.crew import Site
+from mlbench.runs.executors.maker import Maker
 
 FROZEN = {"backbone.trunk": "frozen", "optimizer.lr": 0.0}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlbench.executors import ray
+from mlbench.runs.executors import ray
 from mlbench.system import process
 
 PROBE = """
@@ -41,7 +41,7 @@ def is_set_up(facts: dict[str, Any]) -> bool:
 
 
 CHILD = f"""
-from mlbench.executors.local import _Child
+from mlbench.runs.executors.local import _Child
 class Probe:
     def __reduce__(self):  # run where it is unpickled
         return exec, ({PROBE!r},)

@@ -16,11 +16,11 @@ from test_cli import mlbench, run
 from test_record import PLAN, RUNS, record
 
 from mlbench.cli import main
-from mlbench.executors import ExecutorOptions
-from mlbench.executors.crew import Note, Phase
 from mlbench.live import Matrix, _Count
 from mlbench.recipes.reading import recipe_names
 from mlbench.registry import LOSSES
+from mlbench.runs.executors.crew import Note, Phase
+from mlbench.runs.executors.options import ExecutorOptions
 from mlbench.runs.outcomes import Outcome, failed, with_baselines
 
 SPECS = with_baselines(PLAN)

@@ -12,13 +12,14 @@ from PIL import Image
 
 from mlbench.comparison.comparison import compare
 from mlbench.errors import MlbenchError
-from mlbench.executors.crew import Inline, run_all
 from mlbench.interfaces import LossEntry
 from mlbench.losses import BUILTIN
 from mlbench.recipes.plan import Files, Plan, Request, make_plan
 from mlbench.recipes.spec import LossSpec
 from mlbench.records.trials import Trial, Tuned, validation_recipe
 from mlbench.registry import LOSSES
+from mlbench.runs.executors.dispatch import run_all
+from mlbench.runs.executors.maker import Inline
 from mlbench.runs.ingredients import Laboratory
 from mlbench.runs.tune import evaluate, final_plan, search_space, tune, with_params
 from mlbench.tables.tuning import tuning_sheet

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 
 from mlbench.errors import MlbenchError
-from mlbench.executors import ExecutorOptions
+from mlbench.runs.executors.options import ExecutorOptions
 
 EXECUTOR_OPTIONS = (
     click.option(

@@ -20,7 +20,7 @@ from mlbench.cli._common import (
 )
 
 if TYPE_CHECKING:
-    from mlbench.executors import ExecutorOptions
+    from mlbench.runs.executors.options import ExecutorOptions
     from mlbench.runs.tracking import TrackerSpec
 
 

@@ -41,7 +41,8 @@ def serve(pipe: Connection, name: str, threads: int, gpu: str | None) -> None:
 def _serve(pipe: Connection, name: str, threads: int) -> None:
     import torch
 
-    from mlbench.executors.crew import Finished, Maker
+    from mlbench.runs.executors.crew import Finished
+    from mlbench.runs.executors.maker import Maker
 
     torch.set_num_threads(threads)
 

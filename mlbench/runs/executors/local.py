@@ -12,9 +12,9 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from mlbench.executors.child import serve
-from mlbench.executors.crew import Event, Finished, Lost, Site
 from mlbench.recipes.spec import RunSpec
+from mlbench.runs.executors.child import serve
+from mlbench.runs.executors.crew import Event, Finished, Lost, Site
 from mlbench.runs.ingredients import Laboratory
 from mlbench.system.interrupts import held
 

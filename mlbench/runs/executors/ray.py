@@ -24,12 +24,13 @@ from typing import Any
 import torch
 
 from mlbench.errors import MlbenchError
-from mlbench.executors import ExecutorOptions
-from mlbench.executors.crew import Event, Finished, Lost, Maker, Note, Phase, Site
 from mlbench.models import kept
 from mlbench.recipes.spec import RunSpec
 from mlbench.records import store
 from mlbench.runs.claims import claim_file, run_claim
+from mlbench.runs.executors.crew import Event, Finished, Lost, Note, Phase, Site
+from mlbench.runs.executors.maker import Maker
+from mlbench.runs.executors.options import ExecutorOptions
 from mlbench.runs.ingredients import Laboratory
 from mlbench.runs.outcomes import Outcome, failed, find_record, label
 from mlbench.system.files import atomic_file
