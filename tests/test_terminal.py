@@ -16,7 +16,7 @@ from test_cli import mlbench, run
 from test_record import PLAN, RUNS, record
 
 from mlbench.cli import main
-from mlbench.live import Matrix, _Count
+from mlbench.cli._live import Matrix, _Count
 from mlbench.recipes.reading import recipe_names
 from mlbench.registry import LOSSES
 from mlbench.runs.executors.crew import Note, Phase

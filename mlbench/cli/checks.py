@@ -74,7 +74,7 @@ def _verdict(finding: Finding) -> str:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def env(as_json: bool) -> None:
     """Print what a bug report needs: versions, machine, threads, plugins, cache, variables."""
-    from mlbench.environment import environment, flat
+    from mlbench.cli._environment import environment, flat
 
     facts = environment()
     if as_json:

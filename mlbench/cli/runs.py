@@ -63,8 +63,8 @@ def run(
     is in the folder already are not made again, so the same command continues what was stopped.
     Runs that fail are named below the table; the exit code is then 1.
     """
+    from mlbench.cli._live import Matrix
     from mlbench.comparison.comparison import compare
-    from mlbench.live import Matrix
     from mlbench.recipes.plan import make_plan
     from mlbench.tables.layout import sheets
 
@@ -119,8 +119,8 @@ def ablate(
     Options that change a recipe (--set, --dataset, --backbone) change both ends. A rung that cannot
     run, such as for lack of weights, is listed with the reason.
     """
+    from mlbench.cli._live import Matrix
     from mlbench.comparison.ladder import check_picture, climb, ladder, waterfall
-    from mlbench.live import Matrix
     from mlbench.recipes.plan import make_plan
     from mlbench.tables.layout import ladder_sheet
 
@@ -160,8 +160,8 @@ def tune(
     kept. Then the default and the chosen parameters are trained on all training classes, with each
     seed. Trials are kept in OUT/tune.sqlite3: the same command continues, more --trials go on.
     """
+    from mlbench.cli._live import Matrix
     from mlbench.comparison.comparison import compare
-    from mlbench.live import Matrix
     from mlbench.recipes.plan import make_plan
     from mlbench.tables.layout import sheets
 
