@@ -21,9 +21,10 @@ test: $(STAMP)  ## run the tests, then those of numbers again under other kernel
 test-kernels: $(STAMP)  ## run the tests of numbers under other kernels
 	env $(KERNELS) $(BIN)/pytest -m numeric
 
-check: $(STAMP)  ## lint, format and types
+check: $(STAMP)  ## lint, format, layers and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/pyright
 
 tables: $(STAMP)  ## print the tables and draw the figures of results/README.md (and docs/) anew
