@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # Other kernels of the same x86 processor, a variable each for: torch's own loops, oneDNN, MKL,
-# numpy's OpenBLAS, numpy's own loops. tests/test_kernels.py checks that each switches something.
+# numpy's OpenBLAS, numpy's own loops. tests/whole/test_kernels.py checks that each switches something.
 KERNELS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
 	OPENBLAS_CORETYPE=Nehalem NPY_DISABLE_CPU_FEATURES=X86_V3
 
@@ -28,7 +28,7 @@ check: $(STAMP)  ## lint, format, layers and types
 	$(BIN)/pyright
 
 tables: $(STAMP)  ## print the tables and draw the figures of results/README.md (and docs/) anew
-	$(BIN)/python tests/documents.py
+	$(BIN)/python tools/documents.py
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("mlbench needs Python 3.11 or newer; set PYTHON=...") if sys.version_info < (3, 11) else 0'

@@ -26,7 +26,7 @@ PUBLIC = (
 """Documented in docs/plugins.md; a change breaks plugins that are installed elsewhere."""
 
 
-@pytest.mark.parametrize("room", (*READING[:4], *MAKING))
+@pytest.mark.parametrize("room", [*READING[:4], *MAKING])
 def test_a_face_exports_what_it_says_and_hides_no_file(room: str) -> None:
     face = importlib.import_module(f"mlbench.{room}")
     assert sorted(face.__all__) == list(face.__all__)
@@ -49,7 +49,7 @@ def test_public_paths_stay(path: str) -> None:
 
 def test_what_only_reads_loads_no_torch() -> None:
     rooms = ", ".join(f"mlbench.{room}" for room in READING)
-    code = f"import sys, mlbench, mlbench.metrics, mlbench.runs, {rooms}; print('torch' in sys.modules)"
+    code = f"import sys, mlbench.metrics, mlbench.runs, {rooms}; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
 

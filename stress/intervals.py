@@ -1,0 +1,302 @@
+"""Do the intervals for other classes and seeds cover, and do the marks hold? By simulation.
+
+    python stress/intervals.py [--quick] [--trials N] [--records DIR ...] [--json PATH]
+
+Totals by class are drawn of losses with effects of class and loss, of class, seed and loss, and of
+seed and loss, of the sizes that the records of ``results/study`` show. With ``--records``, classes
+and runs of the records in a folder are drawn with replacement, a draw of runs for each loss, its
+mean moved to where it should be; the procedure of ``compare_all``, which takes queries for
+independent, judges the same draws.
+
+Printed are, as fractions of the trials:
+
+- pair: 95 % intervals of a difference of two losses that hold the true one
+- behind: tables whose 95 % intervals of the distance to the best all hold the true ones
+- mean: 95 % intervals of a mean over seeds that hold the mean of these classes
+- error: tables that leave out any loss that is truly best, 0.05 at most
+- power: losses truly behind that are not marked; and by today's procedure
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from mlbench.comparison.best import compare_with_best
+from mlbench.comparison.chances import mean_half_widths
+from mlbench.comparison.crossed import ClassTotals, components
+from mlbench.comparison.pairs import all_pairs
+from mlbench.comparison.statistics import compare_all
+from mlbench.datasets import cub200
+from mlbench.records.record import RunRecord
+from mlbench.records.scores import query_scores
+from mlbench.records.store import read_results
+
+Figures = npt.NDArray[np.float64]
+METRIC = "R@1"
+# Standard deviations, as fractions: of class and loss (with a factor between losses), of class,
+# seed and loss with the noise of queries, of seed and loss.
+OF_CLASS, FACTOR, OF_BOTH, OF_SEED = 0.024, 0.35, 0.052, 0.0039
+SIZES = 41, 61
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One trial.
+
+    Attributes:
+        rows: the totals of each loss.
+        true: ``(L,)`` means over all classes and seeds.
+        here: ``(L,)`` means over all seeds, on the classes that were drawn.
+        scores: by loss and run, ``(Q,)`` scores of queries; empty where only totals are drawn.
+    """
+
+    rows: dict[str, ClassTotals]
+    true: Figures
+    here: Figures
+    scores: dict[str, dict[Hashable, Figures]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is drawn.
+
+    Attributes:
+        classes: number of test classes.
+        seeds: of each loss.
+        gap: by which the first loss is ahead of the others, which are equal.
+        source: of what; a folder of records.
+    """
+
+    classes: int
+    seeds: tuple[int, ...]
+    gap: float = 0.0
+    source: str = "drawn"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What came out of a case, as fractions of the trials; None where there is nothing to count."""
+
+    case: Case
+    trials: int
+    pair: float
+    behind: float
+    mean: float | None
+    error: float | None
+    error_today: float | None
+    power: float | None
+    power_today: float | None
+
+
+def draw(rng: np.random.Generator, case: Case) -> Drawn:
+    """Draw totals of losses on classes of 41 to 60 queries."""
+    queries = rng.integers(*SIZES, case.classes)
+    true = np.array([0.5 + case.gap, *[0.5] * (len(case.seeds) - 1)])
+    rows, here = {}, []
+    for number, (mean, seeds) in enumerate(zip(true, case.seeds, strict=True)):
+        spread = OF_CLASS * np.exp(rng.normal(0, FACTOR))
+        of_class = mean + rng.normal(0, spread, case.classes)
+        noise = rng.normal(0, OF_BOTH, (seeds, case.classes)) + rng.normal(0, OF_SEED, (seeds, 1))
+        rows[str(number)] = ClassTotals(queries * (of_class + noise), queries)
+        here.append(np.average(of_class, weights=queries))
+    return Drawn(rows, true, np.array(here), {})
+
+
+@dataclass(frozen=True)
+class World:
+    """Records to draw from: of each loss, ``(S, Q)`` scores of queries that lie class by class."""
+
+    scores: tuple[Figures, ...]
+    starts: npt.NDArray[np.int64]
+
+    @classmethod
+    def read(cls, folder: Path, losses: int) -> World:
+        """Read the losses of the highest means, each with the same parameters in all its runs."""
+        labels = np.asarray(cub200.load(None).test.labels)
+        if (np.diff(labels) < 0).any():
+            raise ValueError("queries do not lie class by class")
+        starts = np.unique(labels, return_index=True)[1]
+        runs: dict[tuple[str, str], list[Figures]] = {}
+        for path, record in read_results(folder).records.items():
+            scores = None if _is_baseline(record) else query_scores(path, METRIC)
+            if scores is not None and len(scores) == len(labels):
+                runs.setdefault((record.loss, str(record.params)), []).append(scores)
+        several = [np.array(each) for each in runs.values() if len(each) > 1]
+        best = sorted(several, key=lambda each: -each.mean())[:losses]
+        return cls(tuple(best), starts)
+
+    def draw(self, rng: np.random.Generator, case: Case) -> Drawn:
+        """Draw classes, and runs of each loss, with replacement; move the means."""
+        sizes = np.diff([*self.starts.tolist(), self.scores[0].shape[1]])
+        classes = rng.integers(len(sizes), size=case.classes)
+        places = np.split(np.arange(sizes.sum()), self.starts[1:])
+        chosen = np.concatenate([places[c] for c in classes])
+        starts = np.concatenate([[0], np.cumsum(sizes[classes])[:-1]])
+        true = np.array([case.gap, *[0.0] * (len(case.seeds) - 1)])
+        rows, here, drawn = {}, [], {}
+        for number, (whole, seeds) in enumerate(zip(self.scores, case.seeds, strict=True)):
+            shift = true[number] - whole.mean()
+            runs = whole[rng.integers(len(whole), size=seeds)][:, chosen] + shift
+            rows[str(number)] = ClassTotals(np.add.reduceat(runs, starts, axis=1), sizes[classes])
+            here.append(whole.mean(axis=0)[chosen].mean() + shift)
+            drawn[str(number)] = dict(enumerate(runs))
+        return Drawn(rows, true, np.array(here), drawn)
+
+
+def _is_baseline(record: RunRecord) -> bool:
+    return record.status != "ok" or record.loss in ("features", "pca", "untrained")
+
+
+@cache
+def world(folder: str, losses: int) -> World:
+    """Read records once."""
+    return World.read(Path(folder), losses)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a trial, as in ``Rates``."""
+
+    pair: float
+    behind: float
+    mean: float
+    error: float
+    error_today: float
+    power: float
+    power_today: float
+
+
+def judge(drawn: Drawn) -> Outcome:
+    """Compare the losses of a trial."""
+    parts = components(drawn.rows, deterministic=())
+    found, standing = all_pairs(parts), compare_with_best(parts)
+    wanted = drawn.true[found.first] - drawn.true[found.second]
+    distance = drawn.true.max() - drawn.true
+    holds = [
+        each.low <= far + 1e-12 and far <= each.high + 1e-12
+        for each, far in zip(standing.behind.values(), distance, strict=True)
+    ]
+    widths = mean_half_widths(parts).values()
+    means = [
+        abs(mean - true) <= width
+        for mean, true, width in zip(parts.means, drawn.here, widths, strict=True)
+        if width is not None
+    ]
+    today = compare_all(drawn.scores)[2] if drawn.scores else None
+    return Outcome(
+        float(np.mean(np.abs(found.difference - wanted) <= found.half_widths())),
+        float(all(holds)),
+        float(np.mean(means)) if means else np.nan,
+        *_marks(standing.marked if standing.judged else None, today, distance),
+    )
+
+
+def _marks(new: Iterable[str] | None, today: Iterable[str] | None, distance: Figures) -> Figures:
+    """Return errors of both, then power of both."""
+    best = {str(n) for n in np.flatnonzero(distance == 0)}
+    worse = {str(n) for n in np.flatnonzero(distance > 0)}
+    both = [None if marked is None else set(marked) for marked in (new, today)]
+    errors = [np.nan if marked is None else float(not best <= marked) for marked in both]
+    power = [
+        np.nan if marked is None or not worse else len(worse - marked) / len(worse)
+        for marked in both
+    ]
+    return np.array([*errors, *power])
+
+
+def rates(case: Case, trials: int) -> Rates:
+    """Simulate one case; its random numbers hang on nothing else."""
+    rng = np.random.default_rng([case.classes, len(case.seeds), *case.seeds])
+    trial: Callable[[np.random.Generator, Case], Drawn] = draw
+    if case.source != "drawn":
+        trial = world(case.source, len(case.seeds)).draw
+    outcomes = [list(asdict(judge(trial(rng, case))).values()) for _ in range(trials)]
+    figures = [None if np.isnan(value) else float(value) for value in np.mean(outcomes, axis=0)]
+    return Rates(case, trials, *figures)  # pyright: ignore[reportArgumentType]
+
+
+def grid(trials: int) -> list[tuple[Case, int]]:
+    """Return the cases, with the number of trials of each."""
+    several = {2: 2 * trials, 4: trials, 10: trials, 30: trials // 2}
+    equal = [
+        (Case(classes, (seeds,) * losses), count)
+        for losses, count in several.items()
+        for classes in (12, 60, 100, 1000)
+        for seeds in (1, 2, 3, 5, 10)
+    ]
+    unequal = ((10, 10, 10, 1), (5, 5, 5, 1), (3, 3, 1, 1), (2, 1), (3,) * 9 + (1,))
+    apart = [
+        (Case(100, (seeds,) * losses, gap), several[losses])
+        for losses in (2, 4, 10, 30)
+        for seeds in (3, 10)
+        for gap in (0.005, 0.01, 0.02)
+    ]
+    return [*equal, *((Case(100, seeds), trials) for seeds in unequal), *apart]
+
+
+def of_records(folders: Sequence[str], trials: int, losses: int) -> list[tuple[Case, int]]:
+    """Return cases of equal losses, and of one that is ahead, drawn from records."""
+    cases = []
+    for folder in folders:
+        count = len(world(folder, losses).scores)
+        cases += [
+            (Case(100, (seeds,) * count, gap, folder), trials)
+            for seeds in (2, 3, 10)
+            for gap in (0.0, 0.02)
+        ]
+    return cases
+
+
+QUICK = [(Case(12, (2, 2)), 40), (Case(60, (3,) * 4), 40), (Case(60, (3,) * 4, 0.02), 40)]
+
+
+def _line(found: Rates) -> tuple[str, ...]:
+    case, seeds = found.case, sorted(set(found.case.seeds), reverse=True)
+    several = ", ".join(f"{case.seeds.count(s)} x {s}" for s in seeds)
+    counts = several if len(seeds) > 1 else str(seeds[0])
+    source = Path(case.source).name
+    figures = (found.pair, found.behind, found.mean, found.error, found.error_today)
+    shown = (*figures, found.power, found.power_today)
+    cells = ("-" if value is None else f"{value:.3f}" for value in shown)
+    setting = (source, str(len(case.seeds)), str(case.classes), counts, f"{100 * case.gap:g}")
+    return (*setting, str(found.trials), *cells)
+
+
+def main() -> None:
+    """Run all cases, print a table, write JSON if asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="three small cases alone")
+    parser.add_argument("--trials", type=int, default=400, help="of 4 or 10 losses")
+    parser.add_argument("--records", nargs="+", default=[], metavar="DIR", help="CUB only")
+    parser.add_argument("--losses", type=int, default=8, help="the best so many of the records")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    cases = QUICK if arguments.quick else grid(arguments.trials)
+    if arguments.records:
+        cases = of_records(arguments.records, arguments.trials, arguments.losses)
+    table = Table()
+    names = "source losses classes seeds gap trials pair behind mean error (today) power (today)"
+    for name in names.split():
+        table.add_column(name, justify="right")
+    found = []
+    for case, trials in cases:
+        found.append(rates(case, trials))
+        table.add_row(*_line(found[-1]))
+    Console(width=120).print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from helpers.runs import record
+from helpers.settings import QUICK
+from PIL import Image
+
+from mlbench.cli import main
+from mlbench.comparison.ladder import FACTORS, climb, factor_of, ladder, waterfall
+from mlbench.errors import MlbenchError
+from mlbench.metrics.evaluation import evaluate_queries, summarize
+from mlbench.recipes.plan import Plan, Request, make_plan
+from mlbench.recipes.reading import load_recipe
+from mlbench.records import store
+
+
+def plan(recipe: str, **request: Any) -> Plan:
+    return make_plan(Request(recipe=recipe, losses=("softtriple",), **request))
+
+
+def test_every_field_belongs_to_a_factor() -> None:
+    keys = [*load_recipe("paper").flat(), "loss.la"]
+    assert {factor_of(key) for key in keys} == set(FACTORS)
+    assert factor_of("input.normalization") == "input"
+    assert factor_of("input.test_resize") == "schedule and crop"
+    assert factor_of("loss.la") == "loss parameters"
+
+
+def test_a_cumulative_ladder_ends_at_the_top() -> None:
+    start, end = plan("blog"), plan("paper")
+    rungs = ladder(start, end)
+    assert [rung.factor for rung in rungs] == [
+        "",
+        "input",
+        "batch norm",
+        "learning rates",
+        "loss parameters",
+        "eps and decay",
+        "head",
+        "schedule and crop",
+        "backbone",
+    ]
+    assert rungs[0].plan == start
+    assert (rungs[-1].plan.recipe, rungs[-1].plan.losses) == (end.recipe, end.losses)
+    assert rungs[1].changes["input.normalization"] == ("none", "backbone")
+    assert rungs[4].changes["loss.la"] == (30.0, 20.0)
+    assert len({rung.plan.recipe.recipe_id for rung in rungs}) == 8  # loss parameters: no recipe
+
+
+def test_a_parameter_that_only_the_start_sets_is_left_out_at_the_top() -> None:
+    loss = "pml:TripletMarginLoss"
+    start = make_plan(Request(losses=(loss,), settings=((f"{loss}.margin", 0.1),)))
+    end = make_plan(Request(losses=(loss,)))
+    assert ladder(start, end)[-1].plan.losses == end.losses
+
+
+def test_recipes_of_two_data_sets_are_refused() -> None:
+    with pytest.raises(MlbenchError, match="two data sets, cub200 and glyphs: choose one"):
+        ladder(plan("blog"), plan("default"))
+
+
+def test_single_mode_changes_one_factor_of_the_start() -> None:
+    start = plan("blog")
+    for rung in ladder(start, plan("paper"), "single")[1:]:
+        before = {**start.recipe.flat(), **{f"loss.{k}": v for k, v in start.losses[0].params}}
+        after = rung.plan.recipe.flat() | {f"loss.{k}": v for k, v in rung.plan.losses[0].params}
+        changed = {key for key in after if after[key] != before[key]}
+        assert changed == set(rung.changes)
+        assert {factor_of(key) for key in changed} == {rung.factor}
+
+
+def test_what_cannot_run_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
+    rungs = ladder(plan("blog"), plan("paper"))
+
+    def run(given: Plan) -> Any:
+        if given.recipe.backbone.name == "bn_inception":
+            raise MlbenchError("no weights here")
+        return {}
+
+    results = climb(rungs, run)
+    assert len(results) == len(rungs)
+    assert results[-1].problem == "no weights here"
+    assert results[0].problem == "every run failed"
+    waterfall(results, tmp_path / "w.png", "title")
+    with pytest.raises(MlbenchError, match="cannot write the picture"):
+        waterfall(results, tmp_path / "w.nonsense", "title")
+
+
+def test_no_gain_is_measured_across_a_rung_that_did_not_run(tmp_path: Path) -> None:
+    rungs = ladder(plan("blog"), plan("paper"))
+    made = iter(range(len(rungs)))
+
+    def run(given: Plan) -> Any:
+        number = next(made)
+        if number == 1:
+            raise MlbenchError("no")
+        rng = np.random.default_rng(number)
+        queries = evaluate_queries(rng.normal(size=(40, 4)), np.arange(40) % 5)
+        figures = {**summarize(queries), "NMI": 0.5}
+        path = store.save(tmp_path, record(given.runs()[0], metrics=figures), queries)
+        return {path: store.load(path)}
+
+    gains = [result.gain is not None for result in climb(rungs, run)]
+    assert gains == [False, False, False, *[True] * (len(rungs) - 3)]
+
+
+def test_ablate_prints_the_gains_and_draws_them(photos: Path, tmp_path: Path) -> None:
+    settings = QUICK | {"backbone.name": "convnet", "backbone.weights": "none"}
+    arguments = ["ablate", "--from", "blog", "--to", "cpu", "--dataset", f"folder:{photos}"]
+    arguments += [f"--set={key}={value}" for key, value in settings.items()]
+    arguments += ["--seeds", "2", "--out", str(tmp_path), "--picture", str(tmp_path / "w.png")]
+    first = CliRunner().invoke(main, arguments)
+    assert first.exit_code == 0, first.output
+    for text in ("start", "input", "batch norm", "none -> backbone", "gain", "±"):
+        assert text in first.stdout
+    with Image.open(tmp_path / "w.png") as picture:
+        assert picture.width > 500
+    again = CliRunner().invoke(main, arguments)
+    assert again.stdout == first.stdout
+    assert "already there" in again.stderr
+
+
+def test_plans_keep_their_seeds() -> None:
+    start = replace(plan("blog"), seeds=3)
+    assert {rung.plan.seeds for rung in ladder(start, plan("paper"))} == {3}

@@ -1,0 +1,47 @@
+from dataclasses import replace
+from typing import Any
+
+from mlbench.recipes.plan import Request, make_plan
+from mlbench.recipes.spec import RunSpec
+from mlbench.records.migrations import SCHEMA_VERSION
+from mlbench.records.provenance import Provenance
+from mlbench.records.record import (
+    Cost,
+    DatasetFacts,
+    EpochRow,
+    RunRecord,
+)
+
+PLAN = make_plan(Request(losses=("softtriple", "npairs"), seeds=3))
+
+
+RUNS = PLAN.runs()
+
+
+def record(spec: RunSpec, recall: float = 0.5, **changes: Any) -> RunRecord:
+    made = RunRecord(
+        schema_version=SCHEMA_VERSION,
+        recipe_id=spec.recipe.recipe_id,
+        recipe=spec.recipe,
+        loss=spec.loss.name,
+        loss_source="built-in",
+        params=dict(spec.loss.params),
+        seed=spec.seed,
+        fold=spec.fold,
+        dataset=DatasetFacts("glyphs", "f" * 64, 100, 10, 90, 9, ()),
+        protocol_version=1,
+        weights_id="none",
+        status="ok",
+        selected_epoch=3,
+        metrics={"R@1": recall, "R@8": 0.9, "R@2": recall + 0.1, "NMI": 0.3, "MAP@R": 0.2}
+        | {"R@4": recall + 0.2}
+        | {"R-Precision": 0.25, "n_query": 90, "n_gallery": 90, "n_lone": 0},
+        loss_report={"distinct_centers": 2.5},
+        curve=(EpochRow(0, 1.5, 0.1, None),),
+        cost=Cost(100, {"train": 1.0}, 100.0, 50.0, 0),
+        provenance=Provenance(
+            "0", "s", "", False, "3", {"torch": "2"}, "cpu", "chip", "", 2, "L", "eager"
+        ),
+        queries_sha256=None,
+    )
+    return replace(made, **changes)

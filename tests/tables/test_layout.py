@@ -1,0 +1,287 @@
+"""From records to comparisons and printed tables."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from helpers.runs import PLAN, RUNS, record
+
+from mlbench.cli import main
+from mlbench.comparison.comparison import Comparison, compare, differences, merge
+from mlbench.comparison.published import LOSS_OF, published
+from mlbench.metrics.evaluation import QueryResults
+from mlbench.recipes.plan import Request, make_plan
+from mlbench.recipes.reading import load_recipe
+from mlbench.recipes.spec import LossSpec, RunSpec
+from mlbench.records import store
+from mlbench.records.record import RunRecord
+from mlbench.registry import LOSSES
+from mlbench.tables.formats import render
+from mlbench.tables.layout import sheet
+
+
+def records() -> list[RunRecord]:
+    recalls = {"softtriple": (0.60, 0.62, 0.64), "npairs": (0.5, 0.52, 0.51)}
+    made = [record(r, recalls[r.loss.name][r.seed]) for r in RUNS]
+    baseline = RunSpec(PLAN.recipe, LossSpec("untrained"), 0)
+    return [*made, record(baseline, 0.7, curve=(), loss_report={})]
+
+
+def compared(given: list[RunRecord]) -> list[Comparison]:
+    return compare({Path(f"{number}.json"): r for number, r in enumerate(given)})
+
+
+def test_baselines_come_first_and_the_best_is_a_trained_loss() -> None:
+    (comparison,) = compared(records())
+    assert [row.label for row in comparison.rows] == ["untrained", "npairs", "softtriple"]
+    assert comparison.metrics == ("R@1", "R@2", "R@4", "R@8", "NMI", "MAP@R", "R-Precision")
+    best = comparison.rows[2]
+    assert best.behind["R@1"] is None
+    assert best.estimates["R@1"].mean == pytest.approx(0.62)
+    # 4.30265 is Student's t for 2 degrees of freedom at 97.5 %; the standard deviation is 0.02.
+    assert best.estimates["R@1"].half_width == pytest.approx(4.30265 * 0.02 / 3**0.5, rel=1e-5)
+    assert comparison.rows[0].behind == {}
+
+
+def test_recipes_never_share_a_table_and_their_differences_are_named() -> None:
+    other = make_plan(Request(losses=("npairs",), settings=(("schedule.epochs", 9),)))
+    first, second = compared([*records(), record(other.runs()[0])])
+    assert first.differences == ()
+    assert len(second.differences) == 1
+    assert "schedule.epochs" in second.differences[0]
+    moved = replace(records()[0].dataset, fingerprint="0" * 64)
+    assert len(compared([*records(), record(RUNS[0], dataset=moved)])) == 2
+
+
+def test_merged_rows_say_why_they_are_not_comparable() -> None:
+    other = make_plan(Request(losses=("npairs",), settings=(("schedule.epochs", 9),)))
+    merged = merge(compared([*records(), record(other.runs()[0])]))
+    noted = [row for row in merged.rows if row.notes]
+    assert len(noted) in (1, 3)  # the order of comparisons is that of their recipe ids
+    assert all("schedule.epochs" in row.notes[0] for row in noted)
+    assert merged.recipe_id == "merged"
+    printed = sheet(merged)
+    assert sum("[1]" in line.cells[0] for line in printed.lines) == len(noted)
+    assert printed.notes[0].startswith("[1] not comparable: schedule.epochs")
+
+
+def test_a_copied_record_is_no_second_seed() -> None:
+    (comparison,) = compared([*records(), *records()])
+    assert [row.runs for row in comparison.rows] == [1, 3, 3]
+    assert not any(row.notes for row in comparison.rows)
+
+
+def test_a_repeated_run_is_no_second_seed_and_is_noted() -> None:
+    again = [replace(r, metrics=r.metrics | {"R@1": 0.01}) for r in records()[:2]]
+    (comparison,) = compared([*records(), *again])
+    assert [row.runs for row in comparison.rows] == [1, 3, 3]
+    assert comparison.rows[2].estimates["R@1"].mean == pytest.approx(0.62)
+    assert [row.notes for row in comparison.rows[:2]] == [(), ()]
+    assert "2 repeated run(s) left out" in comparison.rows[2].notes[0]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"\x93NUMPY"])
+def test_damaged_hits_are_left_out(tmp_path: Path, damage: bytes) -> None:
+    saved(tmp_path, {"softtriple": 0.6, "npairs": 0.3})
+    for path in tmp_path.rglob("*.npz"):
+        path.write_bytes(damage)
+    (comparison,) = compare(store.read_results(tmp_path).records)
+    assert comparison.rows[0].behind["R@1"] is not None
+
+
+def test_hardware_is_kept_apart_in_rows() -> None:
+    gpu = replace(records()[0].provenance, device="cuda", hardware="H100")
+    (comparison,) = compared([*records(), record(RUNS[0], provenance=gpu)])
+    labels = [row.label for row in comparison.rows]
+    assert "softtriple [cuda: H100]" in labels
+    assert "softtriple [cpu: chip]" in labels
+
+
+def test_changed_parameters_are_in_the_label() -> None:
+    plan = make_plan(Request(losses=("softtriple",), settings=(("softtriple.tau", 0.0),)))
+    (comparison,) = compared([record(plan.runs()[0])])
+    assert comparison.rows[0].label == "softtriple (tau=0.0)"
+
+
+def test_parameters_that_are_equal_but_not_the_same_have_rows_of_their_own() -> None:
+    first = replace(records()[0], loss="pml:TripletMarginLoss", params={"margin": 1})
+    other = replace(first, params={"margin": 1.0})
+    (comparison,) = compared([first, other])
+    assert [(row.label, row.runs) for row in comparison.rows] == [
+        ("pml:TripletMarginLoss (margin=1)", 1),
+        ("pml:TripletMarginLoss (margin=1.0)", 1),
+    ]
+
+
+def test_an_unequal_budget_is_noted() -> None:
+    more = replace(records()[0].cost, images_seen=999)
+    (comparison,) = compared([*records()[:4], record(RUNS[4], cost=more)])
+    assert any("budgets differ" in note for row in comparison.rows for note in row.notes)
+    (equal,) = compared(records())
+    assert not any(row.notes for row in equal.rows)
+
+
+def test_unequal_folds_and_diverged_runs_are_no_unequal_budget() -> None:
+    folds = [
+        replace(r, fold=r.seed, cost=replace(r.cost, images_seen=900 + r.seed)) for r in records()
+    ]
+    (comparison,) = compared(folds)
+    assert not any(row.notes for row in comparison.rows)
+    short = replace(records()[0].cost, images_seen=5)
+    (comparison,) = compared(
+        [*records()[1:], record(RUNS[0], status="diverged", metrics={}, cost=short)]
+    )
+    assert not any(row.notes for row in comparison.rows)
+
+
+def test_a_column_that_could_not_be_tested_has_no_bold() -> None:
+    (comparison,) = compared([r for r in records() if r.seed == 0])
+    assert not any(row.tied for row in comparison.rows)
+    (note,) = (note for note in sheet(comparison).notes if note.startswith("percent"))
+    assert "too few runs to test R@1, R@2" in note
+
+
+def test_the_seeds_of_baselines_count_where_nothing_was_trained() -> None:
+    recipe, features = RUNS[0].recipe, LossSpec("features", ())
+    made = [record(RunSpec(recipe, features, seed)) for seed in range(2)]
+    (legend,) = (note for note in sheet(*compared(made)).notes if note.startswith("percent"))
+    assert "seeds and queries" in legend
+    (legend,) = (note for note in sheet(*compared(made[:1])).notes if note.startswith("percent"))
+    assert "one seed" in legend
+
+
+def test_published_results_stand_beside_one_recipe(tmp_path: Path) -> None:
+    saved(tmp_path, {"softtriple": 0.6})
+    result = CliRunner().invoke(main, ["table", str(tmp_path), "--merge", "--reference"])
+    assert result.exit_code == 2
+    assert "give --reference without --merge" in result.stderr
+
+
+def test_versions_of_a_loss_have_rows_of_their_own() -> None:
+    first, *rest = records()
+    (comparison,) = compared([replace(first, loss_source="mine 2.0"), *rest])
+    labels = [row.label for row in comparison.rows if row.loss == first.loss]
+    assert labels == [f"{first.loss} [built-in]", f"{first.loss} [mine 2.0]"]
+
+
+def test_diverged_runs_are_counted_not_averaged() -> None:
+    bad = record(RUNS[2], status="diverged", metrics={})
+    (comparison,) = compared([*records()[:2], bad])
+    row = comparison.rows[0]
+    assert (row.runs, row.diverged) == (2, 1)
+    assert row.estimates["R@1"].mean == pytest.approx(0.61)
+    assert "(1 diverged)" in render([comparison], "markdown")
+    (alone,) = compared([bad])
+    assert alone.rows[0].estimates == {}
+    for form in ("text", "markdown", "latex", "html", "csv", "json"):
+        assert render([alone], form)
+
+
+def saved(folder: Path, hit_rates: dict[str, float]) -> list[Comparison]:
+    """Save records whose per-query hits are drawn at the given rates; compare them."""
+    rng = np.random.default_rng(1)
+    for run in make_plan(Request(losses=tuple(hit_rates), seeds=3)).runs():
+        hits = rng.random((600, 4)) < hit_rates[run.loss.name]
+        queries = QueryResults(
+            ks=(1, 2, 4, 8),
+            neighbors=np.zeros((600, 8), np.int64),
+            hits=hits,
+            ap_at_r=rng.random(600) * hit_rates[run.loss.name],
+            r_precision=np.zeros(600),
+            relevant=np.ones(600, np.int64),
+            n_gallery=600,
+        )
+        made = record(run, float(hits[:, 0].mean()))
+        figures = made.metrics | {"MAP@R": float(queries.ap_at_r.mean()), "R-Precision": 0.9}
+        store.save(folder, replace(made, metrics=figures), queries)
+    return compare(store.read_results(folder).records)
+
+
+def test_losses_that_cannot_be_told_apart_share_the_bold(tmp_path: Path) -> None:
+    (comparison,) = saved(tmp_path, {"softtriple": 0.6, "npairs": 0.6, "triplet": 0.3})
+    tied = {row.label: row.tied for row in comparison.rows}
+    assert "R@1" in tied["softtriple"]
+    assert "R@1" in tied["npairs"]
+    assert "R@1" not in tied["triplet"]
+    assert "MAP@R" not in tied["triplet"]
+    behind = {row.label: row.behind["R@1"] for row in comparison.rows}["triplet"]
+    assert behind is not None
+    assert behind.mean == pytest.approx(0.3, abs=0.05)
+    assert behind.p < 0.02
+    assert render([comparison], "markdown").count("**") >= 4
+
+
+def test_formats_say_the_same() -> None:
+    comparisons = compared(records())
+    for name in ("text", "markdown", "latex", "html"):
+        text = render(comparisons, name)
+        assert "62.0" in text, name
+        assert "5.0" in text, name
+        assert "recipe" in text, name
+        assert "hardware" in text, name
+    assert "**62.0 ± 5.0**" in render(comparisons, "markdown")
+    latex = render(comparisons, "latex")
+    assert r"\textbf{62.0 $\pm$ 5.0}" in latex
+    assert latex.count(r"\midrule") == 2
+    rows = list(csv.DictReader(io.StringIO(render(comparisons, "csv"))))
+    assert float(rows[2]["R@1"]) == pytest.approx(0.62)
+    (plain,) = json.loads(render(comparisons, "json"))
+    assert plain["rows"][2]["metrics"]["R@1"]["mean"] == pytest.approx(0.62)
+    assert plain["rows"][1]["metrics"]["R@1"]["behind_best"]["mean"] == pytest.approx(0.11)
+    assert plain["stamp"]
+
+
+def test_names_cannot_inject_markup() -> None:
+    facts = replace(records()[0].dataset, name="=1+1_\\input{x}|[red]<b>\x1b[31m")
+    comparisons = compared([record(RUNS[0], dataset=facts)])
+    assert r"\|" in render(comparisons, "markdown")
+    assert render(comparisons, "csv").splitlines()[1].startswith("\"'=1+1")
+    body = render(comparisons, "latex")
+    assert all(line.startswith("%") for line in body.splitlines() if "input{x}" in line)
+    assert "[red]" in render(comparisons, "text")
+    assert "\x1b" not in render(comparisons, "text")
+    assert "<b>" not in render(comparisons, "html")
+
+
+def test_published_rows_stand_beside_ours_with_marks() -> None:
+    facts = replace(records()[0].dataset, name="cub200")
+    comparisons = compared([replace(r, dataset=facts) for r in records()])
+    text = render(comparisons, "markdown", reference=True)
+    assert "| SoftTriple " in text
+    assert "60.1?" in text  # recalls of this row are recalled, not confirmed
+    assert "52.6 " in text  # confirmed first-hand: no mark
+    assert "+1.9" in text  # ours 62.0, published 60.1
+    assert "cub200" in text
+    assert "not yet checked" in text
+    assert "reference" not in render(compared(records()), "markdown", reference=True)
+
+
+@pytest.mark.parametrize("dataset", ["cub200", "cars196", "sop"])
+def test_published_recalls_rise_with_k(dataset: str) -> None:
+    rows = published(dataset)
+    assert rows
+    for row in rows:
+        recalls = [v for k, v in row.values.items() if k.startswith("R@")]
+        assert recalls == sorted(set(recalls)), row
+        assert all(0 < value < 100 for value in row.values.values())
+        assert row.source
+
+
+def test_published_methods_name_losses_that_exist() -> None:
+    methods = {row.method for name in ("cub200", "cars196", "sop") for row in published(name)}
+    assert set(LOSS_OF) <= methods
+    for loss in LOSS_OF.values():
+        assert LOSSES.get(loss).name == loss
+
+
+def test_differences_name_both_values() -> None:
+    a, b = load_recipe("paper").flat(), load_recipe("blog").flat()
+    changed = differences(a, b)
+    assert changed["backbone.bn_stats"] == ("frozen", "live")
+    assert "input.size" not in changed
+    assert differences(a, a) == {}

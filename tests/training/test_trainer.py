@@ -1,0 +1,130 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.settings import QUICK
+from torch import Tensor, nn
+
+import mlbench
+from mlbench.recipes.reading import load_recipe
+from mlbench.recipes.spec import Recipe
+from mlbench.registry import LOSSES
+from mlbench.training import trainer as module
+from mlbench.training.batches import FeatureSource
+from mlbench.training.network import Embedder
+from mlbench.training.trainer import Trainer
+
+pytestmark = pytest.mark.numeric
+
+IMAGES, SIZE = 20, 8  # two full batches and an incomplete one
+
+
+def recipe(precision: str = "fp32") -> Recipe:
+    found = load_recipe("default")
+    return replace(
+        found,
+        batch=replace(found.batch, size=SIZE, drop_last=False),
+        schedule=replace(found.schedule, epochs=3, milestones=(2,), warmup=1),
+        training=replace(found.training, precision=precision),
+    )
+
+
+def trainer(recipe: Recipe) -> Trainer:
+    """A network with live batch norm and dropout, so that every trace of a pass would show."""
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2))
+    network = Embedder(trunk, nn.Linear(16, 4))
+    entry = LOSSES.get("softtriple")
+    loss = entry.build(5, 4, dict(entry.defaults))
+    source = FeatureSource(torch.randn(IMAGES, 6))
+    return Trainer(network, loss, entry, source, np.arange(IMAGES) % 5, recipe, 7)
+
+
+def trained(one: Trainer) -> list[Any]:
+    losses = [one.epoch(number).loss for number in range(3)]
+    return [losses, *one.network.state_dict().values(), *one.loss.state_dict().values()]
+
+
+def equal(left: list[Any], right: list[Any]) -> bool:
+    tensors = zip(left[1:], right[1:], strict=True)
+    return left[0] == right[0] and all(torch.equal(a, b) for a, b in tensors)
+
+
+@pytest.fixture
+def unfused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile to the operations of the eager network, which round as that does."""
+
+    def compile_network(network: nn.Module, _device: torch.device) -> Any:
+        return torch.compile(network, dynamic=False, backend="aot_eager")
+
+    torch.compiler.reset()
+    monkeypatch.setattr(module, "compile_network", compile_network)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.usefixtures("unfused")
+def test_compiling_leaves_no_trace_in_the_training(precision: str) -> None:
+    compiled = trainer(recipe(precision))
+    compiled.compile()
+    assert equal(trained(compiled), trained(trainer(recipe(precision))))
+
+
+@pytest.mark.usefixtures("unfused")
+def test_all_is_compiled_before_the_first_step() -> None:
+    one = trainer(recipe())
+    one.compile()
+    with torch.compiler.set_stance("fail_on_recompile"):
+        trained(one)
+
+
+@pytest.mark.usefixtures("unfused")
+def test_only_full_batches_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, seen = trainer(recipe()), []
+    one.compile()
+    compiled = one._compiled
+    assert compiled is not None
+
+    def spy(inputs: Tensor) -> Tensor:
+        seen.append(len(inputs))
+        return compiled(inputs)
+
+    monkeypatch.setattr(one, "_compiled", spy)
+    one.epoch(0)
+    assert seen == [SIZE, SIZE]
+
+
+def test_too_few_images_for_a_batch_are_not_compiled() -> None:
+    few = recipe()
+    one = trainer(replace(few, batch=replace(few.batch, size=2 * IMAGES)))
+    one.compile()
+    assert one._compiled is None
+
+
+def test_what_cannot_be_compiled_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(network: nn.Module, _device: torch.device) -> Any:
+        def fail(_inputs: Tensor) -> Tensor:
+            raise RuntimeError("no C++ compiler\nand a long story")
+
+        return fail
+
+    monkeypatch.setattr(module, "compile_network", broken)
+    with pytest.raises(mlbench.MlbenchError, match=r"^--compile: .*no C\+\+ compiler\).*out$"):
+        trainer(recipe()).compile()
+
+
+def test_a_compiled_run_says_so_and_repeats_itself(photos: Path) -> None:
+    settings = QUICK | {"backbone.trunk": "frozen"}
+    options: dict[str, Any] = {"dataset": f"folder:{photos}", "settings": settings}
+    eager = mlbench.run("npairs", **options)
+    first, again = (mlbench.run("npairs", compile=True, **options) for _ in range(2))
+    assert eager.provenance.execution == "eager"
+    assert "compile" not in eager.cost.seconds
+    assert first.provenance.execution == "compile"
+    assert first.cost.seconds["compile"] > 0
+    assert first.metrics == again.metrics
+    losses = [[row.loss for row in each.curve] for each in (first, again, eager)]
+    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[2], rel=1e-4)

@@ -1,0 +1,245 @@
+"""The documents: every command parses, those that take seconds run, printed parts are current."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from documents import (
+    API,
+    COMMANDED,
+    DOCS,
+    LINKED,
+    ROOT,
+    Block,
+    anchors,
+    blocks,
+    commands,
+    links,
+    printed_anew,
+    prose,
+    reference,
+    sequence,
+)
+from helpers.settings import QUICK
+
+import mlbench
+from mlbench.cli import main
+
+RUN = (
+    ROOT / "README.md",
+    *(DOCS / f"{name}.md" for name in ("first-ten-minutes", "recipes", "protocol", "reproduce")),
+)
+"""Documents whose commands run one after another, as a reader would."""
+
+NOT_RUN = {
+    "data fetch": "downloads gigabytes",
+    "data verify cub200": "needs those",
+    "export": "ONNX takes long; test_models.py exports",
+    "--jobs": "starts processes; test_executors.py runs it",
+    "--executor": "needs a cluster; test_executors.py runs it",
+    "--compile": "compiles for a minute; test_trainer.py runs it",
+    "--track": "starts a tracker; test_tracking.py runs it",
+    "mine": "a name that stands for a reader's own loss",
+    "tune": "needs more classes than the photographs here; test_tune.py tunes",
+}
+TINY = [f"--set={key}={value}" for key, value in QUICK.items()]
+TINY += ["--backbone=convnet", "--set=backbone.weights=none", "--device=cpu", "--seeds=1"]
+PLACEHOLDERS = {"folder:PHOTOS": "folder:photos", "folder:PATH": "folder:photos"}
+PLACEHOLDERS |= {"PHOTOS": "photos", "IMAGE": "photos/class4/0.png", "DIR": "results"}
+PLACEHOLDERS |= {"FILE.npz": "mine.npz", "N": "2", "K": "2"}
+
+
+def named(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+def resolve(arguments: list[str]) -> click.Context:
+    """Parse a command line down to its last command, without running it."""
+    context = click.Context(main, info_name="mlbench")
+    rest = list(arguments)
+    while isinstance(context.command, click.Group) and rest:
+        if rest == ["--help"]:
+            break
+        name, command, rest = context.command.resolve_command(context, rest)
+        assert command is not None
+        if isinstance(command, click.Group):
+            context = click.Context(command, info_name=name, parent=context)
+        else:
+            return command.make_context(name, rest, parent=context)
+    return context
+
+
+@pytest.mark.parametrize("document", COMMANDED, ids=named)
+def test_every_command_parses(document: Path) -> None:
+    for arguments in commands(document):
+        problem = usage_problem(arguments)
+        assert problem is None, f"mlbench {arguments}: {problem}"
+
+
+def usage_problem(arguments: list[str]) -> str | None:
+    try:
+        resolve([PLACEHOLDERS.get(word, word) for word in arguments])
+    except click.MissingParameter as error:
+        return None if len(arguments) == 1 else error.format_message()  # `mlbench table`, the name
+    except click.UsageError as error:
+        return error.format_message()
+    return None
+
+
+def test_commands_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Say `mlbench list\nlosses` or\n\n    mlbench env\n\n"
+        "```sh\nmlbench run \\\n  --seeds 2 # two\n"
+        'sbatch --wrap "mlbench run --jobs 2" && mlbench table a | head\n'
+        "srun -- mlbench diff a b\n```\n\n```\nmlbench is no command here\n```\n"
+    )
+    assert [" ".join(command) for command in commands(page)] == [
+        *("run --seeds 2", "run --jobs 2", "table a", "diff a b", "env", "list losses")
+    ]
+
+
+@pytest.mark.parametrize("wrong", [["tabel", "a"], ["run", "--loss=a"], ["diff", "a"]])
+def test_wrong_commands_do_not_parse(wrong: list[str]) -> None:
+    assert usage_problem(wrong)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with photographs and the shipped results, as a reader would have them."""
+    assert photos == tmp_path / "photos"
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "study").symlink_to(ROOT / "results" / "study")
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(20), 10)
+    np.savez(tmp_path / "mine.npz", embeddings=rng.normal(size=(200, 8)), labels=labels)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLBENCH_DATA_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def excused(arguments: list[str]) -> bool:
+    line = " ".join(arguments)
+    return any(re.search(rf"(^|[ ,]){re.escape(what)}(?=[ ,]|$)", line) for what in NOT_RUN)
+
+
+def tiny(arguments: list[str], desk: Path) -> list[str]:
+    """Return a command on the photographs of the tests and with settings that take a moment."""
+    given = [PLACEHOLDERS.get(word, word) for word in arguments]
+    if "RECORD" in given:
+        kept = sorted(desk.rglob("results/folder*/softtriple*.safetensors"))[0]
+        given = [str(kept.with_suffix(".json")) if w == "RECORD" else w for w in given]
+    if given[0] in ("run", "ablate"):
+        given += ["--dataset", "folder:photos", *TINY]
+    if given[0] == "tune":
+        given += ["--trials=1"]
+    return (
+        ["data", "list"]
+        if given[:2] in (["data", "verify"], ["data", "path"]) and (given[2] == "cub200")
+        else given
+    )
+
+
+@pytest.mark.parametrize("document", RUN, ids=named)
+def test_the_commands_of_a_page_run_in_order(document: Path, desk: Path) -> None:
+    for block in blocks(document):
+        if block.language == "toml":
+            (desk / "mine.toml").write_text(block.text)
+    if document.name == "reproduce.md":  # its RECORD is one that the reader has made
+        assert CliRunner().invoke(main, tiny(["run", "--keep-model"], desk)).exit_code == 0
+    for arguments in sequence(document):
+        if not excused(arguments):
+            result = CliRunner().invoke(main, tiny(arguments, desk))
+            assert result.exit_code == 0, f"mlbench {arguments}: {result.output}"
+
+
+PYTHON = [
+    block
+    for document in COMMANDED
+    if document.name != "plugins.md"  # test_plugin.py runs those
+    for block in blocks(document)
+    if block.language == "python"
+]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: named(block.document))
+def test_python_blocks_run(block: Block, desk: Path) -> None:
+    settings = {**QUICK, "backbone.weights": "none"}
+    text = block.text.replace(
+        'recipe="default"', f'recipe="default", dataset="folder:photos", settings={settings}'
+    )
+    rng = np.random.default_rng(0)
+    arrays = {"embeddings": rng.normal(size=(20, 4)), "labels": np.repeat(np.arange(5), 4)}
+    exec(compile(text, str(block.document), "exec"), arrays)
+
+
+@pytest.mark.parametrize("document", COMMANDED, ids=named)
+def test_what_pages_say_that_commands_print_is_what_they_print(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert printed_anew(text) == text, "run: python tools/documents.py"
+
+
+def test_the_pages_on_recipes_show_each_of_them() -> None:
+    from mlbench.recipes.reading import recipe_names
+
+    shown = set(
+        re.findall(r"printed by: mlbench diff (\S+) (\S+)", (DOCS / "recipes.md").read_text())
+    )
+    assert {name for pair in shown for name in pair} == set(recipe_names())
+
+
+def test_the_api_reference_is_current() -> None:
+    assert API.read_text(encoding="utf-8") == reference(), "run: python tools/documents.py"
+
+
+@pytest.mark.parametrize("document", LINKED, ids=named)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in links(document):
+        path, _, anchor = target.partition("#")
+        page = (document.parent / path).resolve() if path else document
+        assert page.exists(), f"{named(document)}: {target}"
+        assert ROOT in page.parents
+        if anchor:
+            assert anchor in anchors(page), f"{named(document)}: {target}"
+
+
+def test_the_index_names_every_page() -> None:
+    listed = {(DOCS / target).resolve() for target in links(DOCS / "README.md")}
+    assert set(DOCS.glob("*.md")) - {DOCS / "README.md"} <= listed
+
+
+def test_modules_that_the_readme_names_exist() -> None:
+    parts = prose(ROOT / "README.md").partition("## Parts")[2]
+    named_there = set(re.findall(r"`([\w./*-]+)`", parts))
+    missing = {n for n in named_there if not list((ROOT / "mlbench").glob(n))}
+    assert not missing
+
+
+def test_what_is_public_has_docstrings() -> None:
+    bare = []
+    for info in pkgutil.walk_packages(mlbench.__path__, "mlbench."):
+        if re.search(r"\._|\.cli\b|__main__", info.name):
+            continue
+        module = importlib.import_module(info.name)
+        bare += [info.name] if not module.__doc__ else []
+        bare += [name for name, what in _public(module, info.name) if not inspect.getdoc(what)]
+    assert not bare
+
+
+def _public(module: object, name: str) -> Iterator[tuple[str, object]]:
+    for key, what in vars(module).items():
+        if key.startswith("_") or getattr(what, "__module__", "") != name:
+            continue
+        if inspect.isfunction(what) or inspect.isclass(what):
+            yield f"{name}.{key}", what
+        if inspect.isclass(what):
+            own = [(k, v) for k, v in vars(what).items() if not k.startswith("_")]
+            yield from ((f"{name}.{key}.{k}", v) for k, v in own if inspect.isfunction(v))
