@@ -17,7 +17,7 @@ from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.paths import expanded
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
-from mlbench.regular import open_regular, read_regular
+from mlbench.regular import is_regular, open_regular, read_regular
 from mlbench.spec import LossSpec, Recipe, RunSpec, recipe_keys
 
 _TOML_BYTES, _WEIGHTS_BYTES = 1 << 24, 1 << 40
@@ -358,7 +358,7 @@ def _resolve_files(table: dict[str, Any], root: Path | None) -> tuple[dict[str, 
         files = replace(files, data_root=path.parent)
     if isinstance(weights, str) and not _is_weights_name(weights):
         path = expanded(weights).absolute()
-        if not path.is_file():
+        if not is_regular(path):
             raise MlbenchError(
                 f"backbone.weights: no file '{weights}'; give 'imagenet', 'none' or a weights file"
             )
