@@ -17,6 +17,7 @@ from mlbench.recipes.spec import LossSpec, Recipe, RunSpec, recipe_keys
 from mlbench.recipes.validation import build, check_value
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
 from mlbench.system.files import expanded, file_sha256
+from mlbench.system.regular import is_regular
 
 DEFAULT_LOSSES = ("softtriple", "softmax_norm", "npairs", "triplet")
 OnBadImage = Literal["error", "skip"]
@@ -230,7 +231,7 @@ def _resolve_files(table: dict[str, Any], root: Path | None) -> tuple[dict[str, 
         files = replace(files, data_root=path.parent)
     if isinstance(weights, str) and not _is_weights_name(weights):
         path = expanded(weights).absolute()
-        if not path.is_file():
+        if not is_regular(path):
             raise MlbenchError(
                 f"backbone.weights: no file '{weights}'; give 'imagenet', 'none' or a weights file"
             )
