@@ -23,6 +23,7 @@ from mlbench.images import BadImagesError, PixelCache, open_cache
 from mlbench.interfaces import Backbone, Dataset, ImageSet
 from mlbench.model import Embedder, Trunk, build_head
 from mlbench.paths import cache_dir
+from mlbench.process import memory_released
 from mlbench.provenance import Execution
 from mlbench.registry import BACKBONES, DATASETS, PROGRAM
 from mlbench.screening import check_dataset, list_bad, without_bad_images
@@ -201,7 +202,8 @@ class Laboratory:
         """
         key = (side, seed if self.weights_id == "none" else 0)
         if key not in self._features:
-            self._features[key] = self._read_features(side, seed)
+            with memory_released():  # activations take many times what comes after
+                self._features[key] = self._read_features(side, seed)
         return self._features[key]
 
     def _read_features(self, side: Side, seed: int) -> Tensor:

@@ -26,6 +26,7 @@ from mlbench.laboratory import Laboratory, Progress, TrainingPart, training_part
 from mlbench.metrics import QueryResults, evaluate_queries, nmi, summarize
 from mlbench.migrations import SCHEMA_VERSION
 from mlbench.model import Embedder, build_head
+from mlbench.process import memory_released
 from mlbench.record import (
     PROTOCOL_VERSION,
     Cost,
@@ -59,6 +60,7 @@ class Trained:
 Keep = Callable[[RunRecord, Trained, Tensor], None]
 
 
+@memory_released()
 def run_one(
     spec: RunSpec, lab: Laboratory, out: Path | None = None, keep: Keep | None = None
 ) -> tuple[RunRecord, QueryResults | None]:
