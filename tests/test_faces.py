@@ -1,6 +1,7 @@
 """The faces of the rooms, and the import paths that plugins and users rely on."""
 
 import importlib
+import importlib.util
 import subprocess
 import sys
 

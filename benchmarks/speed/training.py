@@ -7,12 +7,14 @@ Loops take turns, each in a process of its own. That of the plain loop is one th
 set up, as where nobody uses it; another row shows what those settings alone give it. Times are
 those of one step; CPU time includes that of the plain loop's workers. The limit is the least of the
 network's own times (both passes and the optimiser over one batch), in either memory layout,
-compiled as well with --compile. On a GPU, --precision changes all but the plain loop.
+compiled as well with --compile. With --pair there is no limit, and fewer processes are in memory at
+once: all of GoogLeNet's need more than 20 GB. On a GPU, --precision changes all but the plain loop.
 """
 
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,22 +44,26 @@ HEADER += ("share of the limit", "GFLOP/s", "peak MB")
 LAYOUTS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
-def measure(case: Case, paths: list[Path], *, compiled: bool, rounds: int) -> dict[str, Any]:
+def measure(case: Case, paths: list[Path], options: Namespace) -> dict[str, Any]:
     """Time all loops of a case in turns and return its figures."""
-    builds: dict[str, Process] = {
+    loops = {
         PLAIN: Process(partial(build_plain, case, paths), settings=False),
-        PLAIN_SET: Process(partial(build_plain, case, paths)),
-        LEFT_ALONE: Process(partial(build_ours, case, paths), settings=False),
         OURS: Process(partial(build_ours, case, paths)),
     }
-    if compiled:
-        builds[COMPILED] = Process(partial(build_ours, case, paths, compiled=True))
-    for name in LAYOUTS:
-        builds[f"network alone, {name}"] = Process(partial(build_limit, case, name))
-    if compiled:
+    if not options.pair:
+        loops[PLAIN_SET] = Process(partial(build_plain, case, paths))
+        loops[LEFT_ALONE] = Process(partial(build_ours, case, paths), settings=False)
+        loops |= limits(case)
+    if options.compile:
+        loops[COMPILED] = Process(partial(build_ours, case, paths, compiled=True))
         build = partial(build_limit, case, "channels-last", compiled=True)
-        builds["network alone, compiled"] = Process(build)
-    return report(case, take_turns(builds, rounds, warmup=2))
+        loops["network alone, compiled"] = Process(build)
+    return report(case, take_turns(loops, 2 if options.quick else options.rounds, warmup=2))
+
+
+def limits(case: Case) -> dict[str, Process]:
+    """Return the network alone, in each layout."""
+    return {f"network alone, {name}": Process(partial(build_limit, case, name)) for name in LAYOUTS}
 
 
 def build_plain(case: Case, paths: list[Path]) -> tuple[Loop, Loop]:
@@ -104,7 +110,7 @@ def waited(loop: Loop, device: torch.device) -> Loop:
 def report(case: Case, figures: Figures) -> dict[str, Any]:
     """Print a case's table and return its figures."""
     wall, cpu = figures.wall, figures.cpu
-    alone = [name for name in wall if name.startswith("network alone")]
+    alone = [name for name in wall if name.startswith("network alone")] or [OURS]
     best = min(alone, key=lambda name: Spread.of(wall[name]).median)
     operations = flops(case)
     milliseconds = {n: Spread.of(v).scaled(1e3 / case.steps) for n, v in wall.items()}
@@ -168,6 +174,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, help="of a turn [default: 1 on a CPU, 20 on a GPU]")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--pair", action="store_true", help="the plain loop and ours alone")
     parser.add_argument("--compile", action="store_true", help="our loop compiled as well")
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -190,8 +197,7 @@ def main() -> None:
         if options.profile:
             print_profile(cases[0], paths, compiled=options.compile)
             return
-        rounds = 2 if options.quick else options.rounds
-        found = [measure(case, paths, compiled=options.compile, rounds=rounds) for case in cases]
+        found = [measure(case, paths, options) for case in cases]
     finish({"cases": found}, options.json, device.type)
 
 

@@ -17,7 +17,7 @@ from mlbench.registry import BACKBONES, DATASETS, LOSSES
 from mlbench.system.files import cache_dir
 
 _PREFIXES = ("MLBENCH_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "CUDA_", "CUBLAS_")
-_PREFIXES += ("NVIDIA_VISIBLE", "TORCH", "PYTORCH_", "PYTHONHASHSEED", "RAY_")
+_PREFIXES += ("NVIDIA_VISIBLE", "TORCH", "PYTORCH_", "PYTHONHASHSEED", "RAY_", "MALLOC_", "GLIBC_")
 """Of environment variables that can change a result or a speed."""
 
 _SECRET = re.compile("TOKEN|PASSWORD|SECRET|KEY|AUTH|CREDENTIAL")

@@ -23,6 +23,7 @@ from mlbench.records.provenance import Execution
 from mlbench.registry import BACKBONES, DATASETS, PROGRAM
 from mlbench.system.files import cache_dir
 from mlbench.system.known_state import known_state
+from mlbench.system.process import memory_released
 from mlbench.training.batches import FeatureSource, ImageSource, Source
 from mlbench.training.crops import Crops, open_crops
 from mlbench.training.device import execution
@@ -196,7 +197,8 @@ class Laboratory:
         """
         key = (side, seed if self.weights_id == "none" else 0)
         if key not in self._features:
-            self._features[key] = self._read_features(side, seed)
+            with memory_released():  # activations take many times what comes after
+                self._features[key] = self._read_features(side, seed)
         return self._features[key]
 
     def _read_features(self, side: Side, seed: int) -> Tensor:

@@ -31,6 +31,7 @@ from mlbench.runs.evaluation import (
 from mlbench.runs.ingredients import Laboratory, Progress, TrainingPart, training_part
 from mlbench.system.interrupts import Interrupted
 from mlbench.system.known_state import known_state
+from mlbench.system.process import memory_released
 from mlbench.training.batches import FeatureSource, Subset
 from mlbench.training.checkpoint import Checkpoints
 from mlbench.training.embed import embed
@@ -59,6 +60,7 @@ class Trained:
 Keep = Callable[[RunRecord, Trained, Tensor], None]
 
 
+@memory_released()
 def run_one(
     spec: RunSpec, lab: Laboratory, out: Path | None = None, keep: Keep | None = None
 ) -> tuple[RunRecord, QueryResults | None]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 VARIABLE = "MLBENCH_PROCESS_SETTINGS"
 """Environment variable; ``0`` leaves the process as it is."""
@@ -18,6 +19,8 @@ _SPINS = "1000"
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = 2**31 - 1
 _USERS_OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_")
+
+_kept: ctypes.CDLL | None = None  # the C library, where freed memory is kept
 
 
 def set_up() -> None:
@@ -36,6 +39,16 @@ def set_up() -> None:
         _keep_freed_memory()
 
 
+@contextmanager
+def memory_released() -> Iterator[None]:
+    """Give the memory that the block has freed back to the system, where ``set_up`` has it kept."""
+    try:
+        yield
+    finally:
+        if _kept is not None:
+            _kept.malloc_trim(0)
+
+
 def _has_glibc() -> bool:
     with suppress(AttributeError, ValueError, OSError):
         return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
@@ -50,7 +63,9 @@ def _users_malloc() -> bool:
 def _keep_freed_memory() -> None:
     # By default each large activation is mapped, page for page, when it is made, and unmapped when
     # it is freed: a quarter to a half of a training step on a CPU.
+    global _kept
     with suppress(AttributeError, OSError):  # linked without it
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, _NEVER)
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+        _kept = library

@@ -3,10 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.command import assert_refused, mlbench, run
-from helpers.settings import QUICK
-
-SET = [f"--set={key}={value}" for key, value in QUICK.items()]
+from helpers.command import SET, assert_refused, mlbench, run
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.totals import drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm, studentized_range, t
-from tests.test_crossed import drawn
 
 from mlbench.comparison.best import Behind, behind_best, compare_with_best, rope
 from mlbench.comparison.chances import better_than_next, mean_half_widths, share_of_classes
@@ -93,7 +93,7 @@ def test_the_level_of_independent_means_is_near_tukeys(rows: int) -> None:
 
 def test_the_level_is_the_same_in_every_process() -> None:
     code = (
-        "from tests.test_crossed import drawn\n"
+        "from helpers.totals import drawn\n"
         "from mlbench.comparison.best import compare_with_best\n"
         "from mlbench.comparison.crossed import components\n"
         "print(repr(compare_with_best(components(drawn(0, (3,) * 5, 60))).tail))"

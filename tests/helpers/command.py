@@ -6,7 +6,10 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
+from helpers.settings import QUICK
 from mlbench.cli import main
+
+SET = [f"--set={key}={value}" for key, value in QUICK.items()]
 
 
 def mlbench(*arguments: object) -> Result:

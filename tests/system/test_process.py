@@ -85,6 +85,32 @@ def test_memory_is_kept_where_torch_was_loaded_first() -> None:
     assert is_set_up(probed(f"import torch, mlbench\n{PROBE}"))
 
 
+RELEASE = """
+import json
+import mlbench
+from mlbench.process import memory_released
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+
+sizes = [resident()]
+with memory_released():
+    blocks = [b"x" * 2**22 for _ in range(50)]
+    kept = blocks[::10]
+    del blocks
+    sizes.append(resident())
+print(json.dumps({"mb": [(size - sizes[0]) / 1024 for size in [*sizes[1:], resident()]]}))
+"""
+
+
+@pytest.mark.skipif(not GLIBC, reason="no glibc")
+def test_memory_kept_within_a_block_is_given_back_at_its_end() -> None:
+    within, after = probed(RELEASE)["mb"]
+    assert within > 190
+    assert after < 30  # five of the fifty blocks of 4 MB are in use
+
+
 @pytest.mark.skipif(not GLIBC, reason="no glibc")
 def test_the_variable_leaves_the_process_as_it_is() -> None:
     facts = probed(f"import mlbench\n{PROBE}", MLBENCH_PROCESS_SETTINGS="0")
