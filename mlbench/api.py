@@ -108,7 +108,7 @@ def run(
     """
     from mlbench.recipes.spec import RunSpec
     from mlbench.records import store
-    from mlbench.runs.ingredients import Laboratory
+    from mlbench.runs.ingredients import Ingredients
     from mlbench.runs.outcomes import made_or_awaited
     from mlbench.runs.run import run_one
     from mlbench.training.device import resolve_device
@@ -138,13 +138,13 @@ def run(
     if fold is not None:
         fold = whole_number(fold, "fold", 0, folds - 1)
     spec = RunSpec(plan.recipe, plan.losses[0], seed, fold)
-    lab = Laboratory(plan.recipe, plan.files, resolve_device(device), lambda *_: None)
+    ingredients = Ingredients(plan.recipe, plan.files, resolve_device(device), lambda *_: None)
     if out is None and plan.files.keep_model:
         raise MlbenchError("keep_model: there is no folder to keep it in; give out")
     if out is None:
-        return run_one(spec, lab)[0]
+        return run_one(spec, ingredients)[0]
     store.check_writable(Path(out))
-    return made_or_awaited(spec, lab, Path(out))
+    return made_or_awaited(spec, ingredients, Path(out))
 
 
 def _switch(value: object, what: str) -> bool:

@@ -25,7 +25,7 @@ from mlbench.losses.softtriple import SoftTriple
 from mlbench.metrics.evaluation import evaluate_queries, nmi
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import RunSpec
-from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.run import run_one
 from mlbench.training.device import resolve_device
 
@@ -104,10 +104,10 @@ def matrix(losses: int, seeds: int) -> Work:
     )
 
     def run() -> None:
-        lab = Laboratory(plan.recipe, plan.files, resolve_device("cpu"), lambda *_: None)
+        ingredients = Ingredients(plan.recipe, plan.files, resolve_device("cpu"), lambda *_: None)
         for loss in plan.losses:
             for seed in range(seeds):
-                run_one(RunSpec(plan.recipe, loss, seed, None), lab)
+                run_one(RunSpec(plan.recipe, loss, seed, None), ingredients)
 
     return run
 

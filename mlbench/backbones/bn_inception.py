@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlbench.backbones.weights import State, load_weights, published
+from mlbench.backbones.weights import StateDict, load_weights, published
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Backbone, Preprocessing
 
@@ -191,6 +191,6 @@ def _halve(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 3, stride=2, ceil_mode=True)  # Caffe rounds up
 
 
-def _flat_vectors(state: State) -> State:
+def _flat_vectors(state: StateDict) -> StateDict:
     """Make vectors of the ``(1, C)`` batch-norm parameters in the oldest converted files."""
     return {key: v[0] if v.ndim == 2 and len(v) == 1 else v for key, v in state.items()}

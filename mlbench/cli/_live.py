@@ -47,7 +47,7 @@ _TRAINING = "training "
 """What the phase of a run begins with in which it trains."""
 
 
-class Matrix:
+class LiveRuns:
     """Makes runs with live progress on standard error, and one line for each finished run.
 
     Ctrl-C and SIGTERM say how to continue and exit with code 130 or 143.

@@ -14,7 +14,7 @@ from mlbench.cli._common import print_list
 from mlbench.errors import MlbenchError
 
 if TYPE_CHECKING:
-    from mlbench.datasets.public import Source
+    from mlbench.datasets.public import PublicSource
     from mlbench.interfaces import Dataset
 
 _root_option = click.option(
@@ -52,7 +52,7 @@ def list_(root: Path | None, as_json: bool) -> None:
     print_list(("name", "images", "download", "folder", "terms"), rows, [])
 
 
-def _facts(source: Source, root: Path) -> dict[str, Any]:
+def _facts(source: PublicSource, root: Path) -> dict[str, Any]:
     found = _found(source.name, root)
     return {
         "name": source.name,

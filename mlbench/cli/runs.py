@@ -63,13 +63,13 @@ def run(
     is in the folder already are not made again, so the same command continues what was stopped.
     Runs that fail are named below the table; the exit code is then 1.
     """
-    from mlbench.cli._live import Matrix
+    from mlbench.cli._live import LiveRuns
     from mlbench.comparison.comparison import compare
     from mlbench.recipes.plan import make_plan
     from mlbench.tables.layout import sheets
 
     plan = make_plan(request(**options))
-    with Matrix(out, device, executor, quiet=quiet, track=track) as matrix:
+    with LiveRuns(out, device, executor, quiet=quiet, track=track) as matrix:
         records = matrix.run(plan, baselines=True)
     print_sheets(sheets(compare(records)))
     report_failures(matrix.failed)
@@ -119,7 +119,7 @@ def ablate(
     Options that change a recipe (--set, --dataset, --backbone) change both ends. A rung that cannot
     run, such as for lack of weights, is listed with the reason.
     """
-    from mlbench.cli._live import Matrix
+    from mlbench.cli._live import LiveRuns
     from mlbench.comparison.ladder import check_picture, climb, ladder, waterfall
     from mlbench.recipes.plan import make_plan
     from mlbench.tables.layout import ladder_sheet
@@ -127,7 +127,7 @@ def ablate(
     if picture:
         check_picture(picture)
     plans = [make_plan(request(recipe=r, losses=(loss,), **options)) for r in (start, end)]
-    with Matrix(out, device, executor, quiet=quiet) as matrix:
+    with LiveRuns(out, device, executor, quiet=quiet) as matrix:
         run = functools.partial(matrix.run, baselines=False)
         results = climb(ladder(plans[0], plans[1], mode), run, mode)
     title = f"{loss}, {start} to {end}, {mode}"
@@ -160,7 +160,7 @@ def tune(
     kept. Then the default and the chosen parameters are trained on all training classes, with each
     seed. Trials are kept in OUT/tune.sqlite3: the same command continues, more --trials go on.
     """
-    from mlbench.cli._live import Matrix
+    from mlbench.cli._live import LiveRuns
     from mlbench.comparison.comparison import compare
     from mlbench.recipes.plan import make_plan
     from mlbench.tables.layout import sheets
@@ -169,7 +169,7 @@ def tune(
     from mlbench.runs.tune import final_plan
     from mlbench.tables.tuning import tuning_sheet  # imports torch: after what may be refused
 
-    with Matrix(out, device, executor, quiet=quiet) as matrix:
+    with LiveRuns(out, device, executor, quiet=quiet) as matrix:
         tuned = matrix.tune(plan, trials)
         records = matrix.run(final_plan(plan, tuned), baselines=True)
     print_sheets([*sheets(compare(records)), tuning_sheet(tuned, plan, records.values())])

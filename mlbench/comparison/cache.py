@@ -38,7 +38,7 @@ class Summary:
     problems: tuple[str, ...]
 
 
-State = tuple[int, int, int, int]
+FileStamp = tuple[int, int, int, int]
 """Size and time of change (ns) of a record, then of the per-query results beside it; 0 if none."""
 
 _NOTHING = (0, 0)
@@ -49,7 +49,7 @@ class _Part:
     """A comparison, and the states that its records' files were in."""
 
     comparison: Comparison
-    states: dict[str, State]
+    states: dict[str, FileStamp]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def summarise(folder: Path) -> Summary:
 
 
 def _renewed(
-    kept: Sequence[_Part], states: Mapping[str, State]
+    kept: Sequence[_Part], states: Mapping[str, FileStamp]
 ) -> tuple[list[_Part], tuple[str, ...]]:
     """Return the comparisons, those with a change made anew, and what cannot be read."""
     same = {
@@ -105,7 +105,7 @@ def _renewed(
     return [*same.values(), *parts], new.problems + old.problems
 
 
-def _states(folder: Path) -> dict[str, State]:
+def _states(folder: Path) -> dict[str, FileStamp]:
     """Return the state of each record by its path."""
     own: dict[str, tuple[int, int]] = {}
     for file in (files := record_files(folder)):

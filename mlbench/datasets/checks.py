@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from mlbench.arrays import ImageArray
 from mlbench.datasets.pixels import CACHE_VERSION, find_bad
 from mlbench.errors import DataWarning, MlbenchError, first_few, printable
 from mlbench.interfaces import Dataset, ImageSet
+from mlbench.progress import PhaseProgress
 from mlbench.system.files import atomic_file, cache_dir
 from mlbench.system.regular import read_regular
 
 _MOST_BYTES = 1 << 30
 
-Progress = Callable[[str, int, int], None]
 Bad = Mapping[str, Mapping[int, str]]
 """Why images cannot be read, by side and index."""
 
@@ -57,7 +57,7 @@ def _problem(images: ImageSet) -> str:
     return "" if len(set(images.names)) == count else "a name occurs twice"
 
 
-def without_bad_images(dataset: Dataset, side: int, progress: Progress) -> Dataset:
+def without_bad_images(dataset: Dataset, side: int, progress: PhaseProgress) -> Dataset:
     """Return the data set without the images that cannot be read, with a warning about them.
 
     What is left out changes the fingerprint, so that records of the rest are never taken for those
@@ -108,7 +108,7 @@ def _sides(dataset: Dataset) -> dict[str, ImageSet]:
     return {which: images for which, images in sides.items() if images is not None}
 
 
-def _screen(dataset: Dataset, side: int, progress: Progress) -> Bad:
+def _screen(dataset: Dataset, side: int, progress: PhaseProgress) -> Bad:
     """Find the images that cannot be read, or take from the cache which they are."""
     key = f"{dataset.fingerprint} {side} {CACHE_VERSION} {PIL.__version__}"
     path = cache_dir("screened") / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"

@@ -9,23 +9,23 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mlbench.datasets.public import Source, SourceFile
+from mlbench.datasets.public import PublicSource, SourceFile
 from mlbench.errors import MlbenchError
+from mlbench.progress import FileProgress
 from mlbench.system.archives import unpack
 from mlbench.system.download import fetch_published
 from mlbench.system.files import atomic_file, file_sha256
 from mlbench.system.regular import open_regular
 
 Say = Callable[[str], None]
-Progress = Callable[[str, int, int | None], None]
 
 
-def downloads(source: Source, root: Path) -> Path:
+def downloads(source: PublicSource, root: Path) -> Path:
     """Return the folder in the data root for the published files, fetched or put there by hand."""
     return root / "downloads" / source.name
 
 
-def fetch_source(source: Source, root: Path, say: Say, progress: Progress) -> None:
+def fetch_source(source: PublicSource, root: Path, say: Say, progress: FileProgress) -> None:
     """Bring what is missing of a data set into the data root; may be interrupted and repeated.
 
     Args:
@@ -58,7 +58,7 @@ def fetch_source(source: Source, root: Path, say: Say, progress: Progress) -> No
 
 
 @contextmanager
-def _alone(source: Source, folder: Path) -> Iterator[None]:
+def _alone(source: PublicSource, folder: Path) -> Iterator[None]:
     """Keep a second process from writing the same files; ends with the process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def _alone(source: Source, folder: Path) -> Iterator[None]:
 
 
 def _published(
-    source: Source, file: SourceFile, folder: Path, say: Say, progress: Progress
+    source: PublicSource, file: SourceFile, folder: Path, say: Say, progress: FileProgress
 ) -> Path | None:
     """Return the verified published file; None if it must be got by hand and is not there."""
     path = next((p for p in sorted(folder.rglob(file.name)) if p.is_file()), None)
@@ -115,7 +115,7 @@ def _say_checksum(file: SourceFile, path: Path, say: Say) -> None:
 
 
 def _install(
-    source: Source, file: SourceFile, path: Path, target: Path, progress: Progress
+    source: PublicSource, file: SourceFile, path: Path, target: Path, progress: FileProgress
 ) -> None:
     """Make the target of a published file, whole or not at all."""
     if file.top:

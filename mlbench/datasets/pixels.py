@@ -18,13 +18,13 @@ from mlbench.arrays import ImageArray
 from mlbench.datasets.decode import _MEND, BadImagesError
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ImageSet
+from mlbench.progress import Progress
 from mlbench.system.files import atomic_file, cache_dir
 from mlbench.system.locks import built_once
 
 CACHE_VERSION = 1
 """To be raised whenever decoding, resizing or the layout of the file changes."""
 
-Progress = Callable[[int, int], None]
 Index = npt.NDArray[np.int64]
 
 _CHUNK = 256

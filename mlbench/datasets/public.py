@@ -30,7 +30,7 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
-class Source:
+class PublicSource:
     """A public data set.
 
     Attributes:
@@ -69,7 +69,7 @@ _DRIVE = "https://drive.usercontent.google.com/download?export=download&confirm=
 # Datasets (caltech_birds2011, stanford_online_products). MD5 of Cars196: the loaders of Musgrave's
 # powerful-benchmarker; its size: the mirror's own listing.
 _SOURCES = (
-    Source(
+    PublicSource(
         name="cub200",
         files=(
             SourceFile(
@@ -93,7 +93,7 @@ _SOURCES = (
         "others): research only, see its page",
         by_hand="open https://data.caltech.edu/records/65de6-vp158 and download CUB_200_2011.tgz",
     ),
-    Source(
+    PublicSource(
         name="cars196",
         files=(
             SourceFile(
@@ -118,7 +118,7 @@ _SOURCES = (
         by_hand="find copies of the authors' car_ims.tgz and cars_annos.mat (MD5 "
         "d5c8f0aa497503f355e17dc7886c3f14 and b407c6086d669747186bd1d764ff9dbc)",
     ),
-    Source(
+    PublicSource(
         name="sop",
         files=(
             SourceFile(
@@ -139,7 +139,7 @@ _SOURCES = (
         by_hand="open https://github.com/rksltnl/Deep-Metric-Learning-CVPR16 and follow its link "
         "to the dataset, or fetch ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",
     ),
-    Source(
+    PublicSource(
         name="inshop",
         files=(
             SourceFile(name="img.zip", target=f"{inshop.FOLDER}/img", top="img"),
@@ -159,7 +159,7 @@ _SOURCES = (
 SOURCES = {source.name: source for source in _SOURCES}
 
 
-def get_source(name: str) -> Source:
+def get_source(name: str) -> PublicSource:
     """Return a public data set by name; MlbenchError with near misses if there is none."""
     if name not in SOURCES:
         raise unknown_name("public data set", name, SOURCES)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
+from mlbench.backbones.weights import StateDict
 from mlbench.errors import MlbenchError
 from mlbench.losses.baselines import BASELINES
 from mlbench.recipes.spec import digest
@@ -21,10 +21,7 @@ SUFFIXES = (".safetensors", ".embeddings.npy")
 """Of the files of a kept model, which have the stem of its record."""
 
 
-State = dict[str, Tensor]
-
-
-def plain(state: State) -> State:
+def plain(state: StateDict) -> StateDict:
     """Return the tensors on the CPU, contiguous and each with memory of its own."""
     return {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -9,7 +9,7 @@ embeddings, ``<record>.embeddings.npy``: float16 ``(Q, D)`` of unit length.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -30,11 +30,12 @@ from mlbench.errors import MlbenchError
 from mlbench.interfaces import ImageSet
 from mlbench.models.kept import (
     SUFFIXES,
-    State,
+    StateDict,
     _kept_result,
     _result_id,
     has_none,
 )
+from mlbench.progress import Progress
 from mlbench.records import store
 from mlbench.records.record import RunRecord
 from mlbench.registry import BACKBONES
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 _BATCH = 64
 _PREFIXES = ("trunk.", "head.")
 
-Progress = Callable[[int, int], None]
 Picture = str | PathLike[str] | Image.Image | ImageArray
 
 
@@ -217,7 +217,7 @@ def load_model(
     return Model(network, record).to(place)
 
 
-def _load_state(path: Path, record: RunRecord) -> State:
+def _load_state(path: Path, record: RunRecord) -> StateDict:
     if has_none(record):
         raise MlbenchError(f"{path}: a baseline or diverged run has no model; choose another run")
     model = path.with_suffix(SUFFIXES[0])
@@ -254,7 +254,7 @@ def _build(record: RunRecord, weights: Path | None, *, stored: bool) -> Embedder
     return Embedder(trunk, build_head(recipe.head, backbone.features))
 
 
-def _fill(path: Path, network: Embedder, state: State, *, trunk: bool) -> None:
+def _fill(path: Path, network: Embedder, state: StateDict, *, trunk: bool) -> None:
     """Put the stored tensors into the network, or into its head alone."""
     wanted = _PREFIXES if trunk else _PREFIXES[1:]
     own = {name: value for name, value in state.items() if name.startswith(wanted)}

@@ -18,14 +18,15 @@ from mlbench.datasets.listing import list_images, warn_of_others
 from mlbench.errors import MlbenchError, first_few
 from mlbench.metrics.neighbors import nearest, unit_rows
 from mlbench.models.kept import SUFFIXES
-from mlbench.models.model import Model, Progress, embed_images, image_set
+from mlbench.models.model import Model, embed_images, image_set
+from mlbench.progress import Progress
 from mlbench.system import npz
 from mlbench.system.files import atomic_file, expanded, file_sha256
 from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack
 from mlbench.system.regular import is_regular
 
-State = Literal["same", "changed", "gone"]
+FileState = Literal["same", "changed", "gone"]
 Stamps = npt.NDArray[np.int64]
 
 _GONE = (-1, -1)
@@ -124,13 +125,13 @@ class Index:
     stamps: Stamps
 
     @functools.cached_property
-    def states(self) -> tuple[State, ...]:
+    def states(self) -> tuple[FileState, ...]:
         """What has become of each file since it was indexed."""
         now = _stamps(self.root, self.paths)
         pairs = zip(self.stamps.tolist(), now.tolist(), strict=True)
         return tuple(_state(before, after) for before, after in pairs)
 
-    def in_state(self, state: State) -> list[str]:
+    def in_state(self, state: FileState) -> list[str]:
         """Return the paths of the files in one state."""
         return [p for p, now in zip(self.paths, self.states, strict=True) if now == state]
 
@@ -147,7 +148,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _state(before: list[int], now: list[int]) -> State:
+def _state(before: list[int], now: list[int]) -> FileState:
     if tuple(now) == _GONE:
         return "gone"
     return "same" if now == before else "changed"
@@ -238,7 +239,7 @@ class Hit:
 
     path: str
     similarity: float
-    state: State
+    state: FileState
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlbench.arrays import Labels
 from mlbench.report.data import Floats, scores_of
-from mlbench.report.groups import Entry
+from mlbench.report.groups import RowRuns
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class QueryFigures:
         return np.stack(sums) / sizes
 
 
-def query_figures(entries: Sequence[Entry], count: int) -> QueryFigures | None:
+def query_figures(entries: Sequence[RowRuns], count: int) -> QueryFigures | None:
     """Average the per-query results of rows over their runs.
 
     Args:
@@ -56,7 +56,7 @@ def query_figures(entries: Sequence[Entry], count: int) -> QueryFigures | None:
     return QueryFigures(tuple(rows), hits, aps)
 
 
-def _mean(entry: Entry, metric: str, count: int) -> Floats | None:
+def _mean(entry: RowRuns, metric: str, count: int) -> Floats | None:
     runs = [scores_of(path, record, metric, count) for path, record in entry.runs.items()]
     kept = [scores for scores in runs if scores is not None]
     return np.mean(kept, axis=0) if kept else None

@@ -11,7 +11,7 @@ import numpy as np
 from mlbench.arrays import Indices, Labels
 from mlbench.report.classes import QueryFigures
 from mlbench.report.data import neighbors_of
-from mlbench.report.groups import Entry
+from mlbench.report.groups import RowRuns
 from mlbench.report.thumbnails import Album
 
 NEAREST = 5
@@ -38,7 +38,7 @@ class Found:
     neighbors: Indices
 
 
-def found_by(entries: Sequence[Entry], album: Album) -> list[Found]:
+def found_by(entries: Sequence[RowRuns], album: Album) -> list[Found]:
     """Return the neighbours of each row's first run that kept them."""
     found = []
     for entry in entries:

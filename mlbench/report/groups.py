@@ -13,7 +13,7 @@ Runs = dict[Path, RunRecord]
 
 
 @dataclass(frozen=True)
-class Entry:
+class RowRuns:
     """A row of a comparison with its finished runs, by path, in the order of seed and fold."""
 
     row: Row
@@ -30,11 +30,11 @@ class Group:
     """A comparison, its rows with their runs, and all its records, whatever came of them."""
 
     comparison: Comparison
-    entries: tuple[Entry, ...]
+    entries: tuple[RowRuns, ...]
     records: Runs
 
     @property
-    def trained(self) -> tuple[Entry, ...]:
+    def trained(self) -> tuple[RowRuns, ...]:
         """The rows that are no baseline and have a finished run."""
         return tuple(entry for entry in self.entries if entry.runs and not entry.row.baseline)
 
@@ -53,7 +53,7 @@ def groups(records: Mapping[Path, RunRecord]) -> list[Group]:
     return [
         Group(
             comparison,
-            tuple(Entry(row, _chosen(records, row.files)) for row in comparison.rows),
+            tuple(RowRuns(row, _chosen(records, row.files)) for row in comparison.rows),
             _chosen(records, comparison.files),
         )
         for comparison in compare(records)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mlbench.arrays import Indices, Labels
 from mlbench.report.data import embeddings_of, scores_of
-from mlbench.report.groups import Entry
+from mlbench.report.groups import RowRuns
 
 POINTS = 1500
 """The most points of a map."""
@@ -70,14 +70,14 @@ def _umap(unit: Embeddings) -> Embeddings:
     return umap.UMAP(n_neighbors=min(15, len(unit) - 1), random_state=0).fit_transform(unit)
 
 
-def maps(entries: Sequence[Entry], classes: Labels) -> tuple[Indices, list[dict[str, Any]]]:
+def maps(entries: Sequence[RowRuns], classes: Labels) -> tuple[Indices, list[dict[str, Any]]]:
     """Return the points, and for each row with kept embeddings its map, as the script reads it."""
     points = sample(classes)
     found = (_map(entry, points, len(classes)) for entry in entries)
     return points, [each for each in found if each is not None]
 
 
-def _map(entry: Entry, points: Indices, count: int) -> dict[str, Any] | None:
+def _map(entry: RowRuns, points: Indices, count: int) -> dict[str, Any] | None:
     """Lay out the first run of a row whose embeddings were kept."""
     for path, record in entry.runs.items():
         embeddings, hits = embeddings_of(path, count), scores_of(path, record, "R@1", count)

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mlbench.comparison.statistics import Estimate, estimate
 from mlbench.records.record import EpochRow, RunRecord
-from mlbench.report.groups import Entry, Group
+from mlbench.report.groups import Group, RowRuns
 from mlbench.report.style import Style
 from mlbench.report.svg import INK, MUTED, Picture, draw, shortened
 
@@ -92,7 +92,7 @@ def cost_plots(group: Group, styles: Styles, name: str) -> list[Picture]:
 
 
 def _cost_plot(
-    entries: Sequence[Entry],
+    entries: Sequence[RowRuns],
     styles: Styles,
     name: str,
     title: str,
@@ -127,7 +127,7 @@ def loss_plots(group: Group, styles: Styles, name: str) -> list[Picture]:
     ]
 
 
-def _loss_plot(entry: Entry, style: Style, name: str) -> Picture:
+def _loss_plot(entry: RowRuns, style: Style, name: str) -> Picture:
     curves = [_curve(record, "loss") for record in entry.runs.values()]
     words = f"{entry.label}: from {_ends(curves)} in {max(map(len, curves))} epochs"
     paint = functools.partial(_paint_curves, curves=curves, style=style, axis="loss")
@@ -234,7 +234,7 @@ def class_plot(
     return draw(*picture, description, size, paint)
 
 
-def report_plot(entries: Sequence[Entry], styles: Styles, key: str, name: str) -> Picture:
+def report_plot(entries: Sequence[RowRuns], styles: Styles, key: str, name: str) -> Picture:
     """Draw one figure that losses tell of themselves after training, a dot for each run."""
     figures = {e.label: [r.loss_report[key] for r in e.runs.values()] for e in entries}
 
@@ -253,7 +253,7 @@ def report_plot(entries: Sequence[Entry], styles: Styles, key: str, name: str) -
     return draw(name, title, words, (WIDTH, 0.42 * len(entries) + 0.9), paint)
 
 
-def _percent(entry: Entry, metric: str) -> list[float]:
+def _percent(entry: RowRuns, metric: str) -> list[float]:
     return [100 * record.metrics[metric] for record in entry.runs.values()]
 
 
@@ -294,7 +294,7 @@ def _in_lines(label: str, length: int) -> str:
     return f"{shortened(name, length)}\n{shortened(f'({parameters}', length + 8)}"
 
 
-def _in_words(entries: Sequence[Entry], metric: str) -> str:
+def _in_words(entries: Sequence[RowRuns], metric: str) -> str:
     parts = []
     for entry in entries:
         value = entry.row.estimates[metric]

@@ -14,7 +14,7 @@ from mlbench.errors import MlbenchError
 from mlbench.interfaces import ImageSet
 from mlbench.report import gallery, maps, plots, sheets
 from mlbench.report.classes import QueryFigures, query_figures
-from mlbench.report.groups import Entry, Group
+from mlbench.report.groups import Group, RowRuns
 from mlbench.report.style import Style
 from mlbench.report.svg import Picture
 from mlbench.report.thumbnails import Album
@@ -156,7 +156,7 @@ def _accuracy(group: Group, styles: Mapping[str, Style], name: str) -> tuple[Pic
 
 def _reports(group: Group, styles: Mapping[str, Style], name: str) -> tuple[Picture, ...]:
     """Draw each figure that all runs of a row report."""
-    rows: dict[str, list[Entry]] = {}
+    rows: dict[str, list[RowRuns]] = {}
     for entry in group.trained:
         keys = [set(record.loss_report) for record in entry.runs.values()]
         for key in sorted(set.intersection(*keys)):
@@ -216,7 +216,7 @@ def _classes(
     return Classes(pictures, sheets.class_sheet(figures, images.labels, images.class_names))
 
 
-def _gallery(entries: Sequence[Entry], figures: QueryFigures, album: Album) -> Interactive:
+def _gallery(entries: Sequence[RowRuns], figures: QueryFigures, album: Album) -> Interactive:
     found = [f for f in gallery.found_by(entries, album) if f.label in figures.labels]
     if not found:
         return Interactive(note=_NO_NEIGHBORS)
@@ -227,7 +227,7 @@ def _gallery(entries: Sequence[Entry], figures: QueryFigures, album: Album) -> I
     return Interactive(tuple(each.label for each in found), {**data, "rows": rows})
 
 
-def _map(entries: Sequence[Entry], album: Album) -> Interactive:
+def _map(entries: Sequence[RowRuns], album: Album) -> Interactive:
     points, found = maps.maps(entries, album.queries.labels)
     if not found:
         return Interactive(note=_NO_EMBEDDINGS)

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from mlbench._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mlbench.runs.ingredients import Laboratory
+    from mlbench.runs.ingredients import Ingredients
     from mlbench.runs.outcomes import Outcome, make_run
     from mlbench.runs.run import run_one
 
 __all__ = [
-    "Laboratory",
+    "Ingredients",
     "Outcome",
     "make_run",
     "run_one",
@@ -18,5 +18,5 @@ __all__ = [
 
 __getattr__, __dir__ = lazy_names(
     __name__,
-    {"Laboratory": "ingredients", "Outcome": "outcomes", "make_run": "outcomes", "run_one": "run"},
+    {"Ingredients": "ingredients", "Outcome": "outcomes", "make_run": "outcomes", "run_one": "run"},
 )

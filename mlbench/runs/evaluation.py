@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mlbench.metrics.evaluation import QueryResults, evaluate_queries, nmi, summarize
 from mlbench.metrics.ties import TIE
 from mlbench.recipes.spec import RunSpec
-from mlbench.runs.ingredients import Laboratory, TrainingPart
+from mlbench.runs.ingredients import Ingredients, TrainingPart
 from mlbench.training.batches import Subset
 from mlbench.training.embed import embed
 from mlbench.training.network import Embedder
@@ -21,16 +21,19 @@ from mlbench.training.network import Embedder
 class _Selection:
     """Remembers the network of the best epoch, if the recipe selects one."""
 
-    def __init__(self, lab: Laboratory, spec: RunSpec, part: TrainingPart) -> None:
-        self.rule, self.patience = lab.recipe.selection.rule, lab.recipe.selection.patience
-        self.lab, self.seed = lab, spec.seed
+    def __init__(self, ingredients: Ingredients, spec: RunSpec, part: TrainingPart) -> None:
+        self.rule, self.patience = (
+            ingredients.recipe.selection.rule,
+            ingredients.recipe.selection.patience,
+        )
+        self.ingredients, self.seed = ingredients, spec.seed
         self.best: tuple[float, int, dict[str, Tensor]] | None = None
         if self.rule == "validation":
-            self.labels = lab.images("train").labels[part.validation]
-            self.source = Subset(lab.inputs("train", spec.seed), part.validation)
+            self.labels = ingredients.images("train").labels[part.validation]
+            self.source = Subset(ingredients.inputs("train", spec.seed), part.validation)
         elif self.rule == "test-best":
-            for side in lab.evaluated:
-                lab.inputs(side, spec.seed)
+            for side in ingredients.evaluated:
+                ingredients.inputs(side, spec.seed)
 
     def score(self, network: Embedder, epoch: int) -> float | None:
         """Return what the rule judges the epoch by; keep its network if it is the best so far."""
@@ -49,8 +52,8 @@ class _Selection:
             embeddings = embed(network, self.source)
             search, metric = functools.partial(evaluate_queries, labels=self.labels), "MAP@R"
         else:
-            embeddings = _embed_evaluated(network, self.lab, self.seed)
-            search, metric = functools.partial(_retrieve, lab=self.lab), "R@1"
+            embeddings = _embed_evaluated(network, self.ingredients, self.seed)
+            search, metric = functools.partial(_retrieve, ingredients=self.ingredients), "R@1"
         return summarize(search(embeddings))[metric] if has_directions(embeddings) else None
 
     def exhausted(self, epoch: int) -> bool:
@@ -65,7 +68,7 @@ class _Selection:
 
 
 @dataclass(frozen=True)
-class Results:
+class Evaluation:
     """Metrics of one network on the test images, and the per-query results behind them."""
 
     metrics: dict[str, int | float]
@@ -83,25 +86,27 @@ def _directed(features: Tensor) -> Tensor:
     return features.masked_fill(blank, 1.0)
 
 
-def _embed_evaluated(network: nn.Module, lab: Laboratory, seed: int) -> Tensor:
+def _embed_evaluated(network: nn.Module, ingredients: Ingredients, seed: int) -> Tensor:
     """Embed the queries and below them the gallery, if there is one."""
-    return torch.cat([embed(network, lab.inputs(side, seed)) for side in lab.evaluated])
+    return torch.cat(
+        [embed(network, ingredients.inputs(side, seed)) for side in ingredients.evaluated]
+    )
 
 
-def _retrieve(embeddings: Tensor, lab: Laboratory) -> QueryResults:
+def _retrieve(embeddings: Tensor, ingredients: Ingredients) -> QueryResults:
     """Search each query among the others, or in the gallery if the data set has one."""
-    labels, ks = lab.images("test").labels, lab.recipe.evaluation.ks
-    gallery = lab.dataset.gallery
+    labels, ks = ingredients.images("test").labels, ingredients.recipe.evaluation.ks
+    gallery = ingredients.dataset.gallery
     if gallery is None:
         return evaluate_queries(embeddings, labels, ks=ks)
     queries, rows = embeddings.split([len(labels), len(gallery)])
     return evaluate_queries(queries, labels, gallery=rows, gallery_labels=gallery.labels, ks=ks)
 
 
-def _evaluate(embeddings: Tensor, lab: Laboratory, seed: int) -> Results:
+def _evaluate(embeddings: Tensor, ingredients: Ingredients, seed: int) -> Evaluation:
     """Evaluate the embeddings of all evaluated sides; NMI is of the queries alone."""
-    labels = lab.images("test").labels
-    queries = _retrieve(embeddings, lab)
-    restarts = lab.recipe.evaluation.nmi_restarts
+    labels = ingredients.images("test").labels
+    queries = _retrieve(embeddings, ingredients)
+    restarts = ingredients.recipe.evaluation.nmi_restarts
     clustering = nmi(embeddings[: len(labels)], labels, restarts=restarts, seed=seed)
-    return Results({**summarize(queries), "NMI": clustering}, queries)
+    return Evaluation({**summarize(queries), "NMI": clustering}, queries)

@@ -17,6 +17,7 @@ from mlbench.datasets.decode import BadImagesError
 from mlbench.datasets.pixels import PixelCache, open_cache
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Backbone, Dataset, ImageSet
+from mlbench.progress import PhaseProgress
 from mlbench.recipes.plan import Files
 from mlbench.recipes.spec import Recipe, digest
 from mlbench.records.provenance import Execution
@@ -24,7 +25,7 @@ from mlbench.registry import BACKBONES, DATASETS, PROGRAM
 from mlbench.system.files import cache_dir
 from mlbench.system.known_state import known_state
 from mlbench.system.process import memory_released
-from mlbench.training.batches import FeatureSource, ImageSource, Source
+from mlbench.training.batches import FeatureSource, ImageSource, InputSource
 from mlbench.training.crops import Crops, open_crops
 from mlbench.training.device import execution
 from mlbench.training.embed import embed_batches
@@ -32,7 +33,6 @@ from mlbench.training.features import cached_features
 from mlbench.training.network import Embedder, Trunk, build_head
 
 Side = Literal["train", "test", "gallery"]
-Progress = Callable[[str, int, int], None]
 
 # To be raised when the same recipe would give other features.
 _FEATURES_VERSION = 1
@@ -72,7 +72,7 @@ def training_part(labels: Labels, recipe: Recipe, seed: int, fold: int | None) -
     return TrainingPart(members, renumbered.astype(np.int64), np.flatnonzero(in_fold))
 
 
-class Laboratory:
+class Ingredients:
     """What the runs of one recipe share: data set, pixel caches, features of the first trunk.
 
     Args:
@@ -83,7 +83,7 @@ class Laboratory:
     """
 
     def __init__(
-        self, recipe: Recipe, files: Files, device: torch.device, progress: Progress
+        self, recipe: Recipe, files: Files, device: torch.device, progress: PhaseProgress
     ) -> None:
         self.recipe, self.files, self.device, self.progress = recipe, files, device, progress
         self._features: dict[tuple[Side, int], Tensor] = {}
@@ -178,7 +178,7 @@ class Laboratory:
         torch.manual_seed(seed)
         return Embedder(trunk, build_head(self.recipe.head, width).to(self.device))
 
-    def inputs(self, side: Side, seed: int, *, augmented: bool = False) -> Source:
+    def inputs(self, side: Side, seed: int, *, augmented: bool = False) -> InputSource:
         """Return what the network of ``seed`` reads for one side of the data set.
 
         Args:

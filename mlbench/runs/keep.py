@@ -10,17 +10,17 @@ import safetensors.torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlbench.models.kept import SUFFIXES, State, _metadata, plain, set_aside
+from mlbench.models.kept import SUFFIXES, StateDict, _metadata, plain, set_aside
 from mlbench.records.record import RunRecord
 from mlbench.system.files import atomic_file
 
 if TYPE_CHECKING:
-    from mlbench.runs.ingredients import Laboratory
+    from mlbench.runs.ingredients import Ingredients
     from mlbench.runs.run import Trained
 
 
 def keep(
-    path: Path, lab: Laboratory, record: RunRecord, trained: Trained, embeddings: Tensor
+    path: Path, ingredients: Ingredients, record: RunRecord, trained: Trained, embeddings: Tensor
 ) -> None:
     """Write a run's model beside its record.
 
@@ -28,7 +28,7 @@ def keep(
 
     Args:
         path: of the record.
-        lab: in which the run was made.
+        ingredients: in which the run was made.
         record: of the run.
         trained: its network and loss.
         embeddings: ``(Q, D)`` of the test images; below them those of a gallery, which are not
@@ -40,17 +40,17 @@ def keep(
     set_aside(path, record)
     model, vectors = (path.with_suffix(suffix) for suffix in SUFFIXES)
     with atomic_file(vectors, own_folder=True) as file:
-        unit = F.normalize(embeddings[: len(lab.dataset.test)])
+        unit = F.normalize(embeddings[: len(ingredients.dataset.test)])
         np.save(file, unit.half().numpy(), allow_pickle=False)
-    content = safetensors.torch.save(_kept_state(lab, record, trained), _metadata(record))
+    content = safetensors.torch.save(_kept_state(ingredients, record, trained), _metadata(record))
     with atomic_file(model, own_folder=True) as file:
         file.write(content)
 
 
-def _kept_state(lab: Laboratory, record: RunRecord, trained: Trained) -> State:
+def _kept_state(ingredients: Ingredients, record: RunRecord, trained: Trained) -> StateDict:
     state = trained.network.state_dict()
-    if lab.recipe.backbone.trunk == "frozen" and record.weights_id == "none":
-        trunk = lab.trunk(record.seed)[0]
+    if ingredients.recipe.backbone.trunk == "frozen" and record.weights_id == "none":
+        trunk = ingredients.trunk(record.seed)[0]
         state |= {f"trunk.{name}": value for name, value in trunk.state_dict().items()}
     state |= {f"loss.{name}": value for name, value in trained.loss.state_dict().items()}
     return plain(state)

@@ -16,6 +16,7 @@ import torch
 from mlbench.errors import MlbenchError, MlbenchWarning, first_few
 from mlbench.losses.baselines import BASELINES
 from mlbench.models import kept
+from mlbench.progress import PhaseProgress
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
 from mlbench.records import store
@@ -23,7 +24,7 @@ from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runs import keep
 from mlbench.runs.claims import run_claim
-from mlbench.runs.ingredients import Laboratory, Progress
+from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.run import run_one
 from mlbench.system.machine import lack
 from mlbench.training import checkpoint
@@ -69,57 +70,61 @@ def with_baselines(plan: Plan) -> list[RunSpec]:
 
 
 def open_plan(
-    plan: Plan, specs: Sequence[RunSpec], out: Path, device: torch.device, progress: Progress
-) -> tuple[Laboratory, list[Outcome]]:
+    plan: Plan, specs: Sequence[RunSpec], out: Path, device: torch.device, progress: PhaseProgress
+) -> tuple[Ingredients, list[Outcome]]:
     """Load what the runs need, and look which of ``specs`` (of the plan's recipe) are there.
 
     Returns:
-        the laboratory, and the outcomes of the runs whose records are under ``out``.
+        the ingredients, and the outcomes of the runs whose records are under ``out``.
 
     Raises:
         MlbenchError: the data or the weights are not there or bad; not of the weights if
             all runs are there.
     """
     store.check_writable(out)
-    lab = Laboratory(plan.recipe, plan.files, device, progress)
-    found = [(spec, find_record(spec, lab, out)) for spec in specs]
-    _tell_of_missing_models([spec for spec, record in found if record is None], lab, out)
+    ingredients = Ingredients(plan.recipe, plan.files, device, progress)
+    found = [(spec, find_record(spec, ingredients, out)) for spec in specs]
+    _tell_of_missing_models([spec for spec, record in found if record is None], ingredients, out)
     if any(record is None for _, record in found):
-        lab.prepare()
-    return lab, [
+        ingredients.prepare()
+    return ingredients, [
         Outcome(spec, record, store.record_path(out, spec), reused=True)
         for spec, record in found
         if record is not None
     ]
 
 
-def find_record(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
+def find_record(spec: RunSpec, ingredients: Ingredients, out: Path) -> RunRecord | None:
     """Return the record of a run under ``out``, if it was made with the same data and loss.
 
     Where models are to be kept, one without its model is not taken. Checkpoints of a run whose
     record is taken are removed: its process may have been killed before it could.
     """
-    record = _find(spec, lab, out)
-    if record is None or not _has_its_model(record, lab, out):
+    record = _find(spec, ingredients, out)
+    if record is None or not _has_its_model(record, ingredients, out):
         return None
     checkpoint.remove(out, spec)
     return record
 
 
-def _find(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord | None:
+def _find(spec: RunSpec, ingredients: Ingredients, out: Path) -> RunRecord | None:
     source = "built-in" if spec.loss.name in BASELINES else LOSSES.get(spec.loss.name).source
-    return store.find(out, spec, lab.dataset.fingerprint, source)
+    return store.find(out, spec, ingredients.dataset.fingerprint, source)
 
 
-def _has_its_model(record: RunRecord, lab: Laboratory, out: Path) -> bool:
+def _has_its_model(record: RunRecord, ingredients: Ingredients, out: Path) -> bool:
     """Tell whether the model lies beside a record, if models are kept and the run trains one."""
-    if not lab.files.keep_model or kept.has_none(record):
+    if not ingredients.files.keep_model or kept.has_none(record):
         return True
     return kept.is_kept(store.record_path(out, record.spec), record)
 
 
-def _tell_of_missing_models(todo: Sequence[RunSpec], lab: Laboratory, out: Path) -> None:
-    bare = [label(spec) for spec in todo if lab.files.keep_model and _find(spec, lab, out)]
+def _tell_of_missing_models(todo: Sequence[RunSpec], ingredients: Ingredients, out: Path) -> None:
+    bare = [
+        label(spec)
+        for spec in todo
+        if ingredients.files.keep_model and _find(spec, ingredients, out)
+    ]
     if bare:
         warnings.warn(
             f"made again, as the model of the record that is there was not kept: {first_few(bare)}",
@@ -129,13 +134,13 @@ def _tell_of_missing_models(todo: Sequence[RunSpec], lab: Laboratory, out: Path)
 
 
 def make_run(
-    spec: RunSpec, lab: Laboratory, out: Path, checkpoints: Path | None = None
+    spec: RunSpec, ingredients: Ingredients, out: Path, checkpoints: Path | None = None
 ) -> Outcome | None:
     """Make a run, or take the record that is there.
 
     Args:
-        spec: the run, of the laboratory's recipe.
-        lab: what it needs.
+        spec: the run, of the ingredients' recipe.
+        ingredients: what it needs.
         out: the results folder.
         checkpoints: the results folder that holds its checkpoints; None for ``out``.
 
@@ -149,39 +154,45 @@ def make_run(
     with run_claim(out, spec) as mine:
         if not mine:
             return None
-        known = find_record(spec, lab, out)
+        known = find_record(spec, ingredients, out)
         if known is None:
-            save_model = functools.partial(keep.keep, path, lab) if lab.files.keep_model else None
-            made, queries = run_one(spec, lab, checkpoints or out, save_model)
+            save_model = (
+                functools.partial(keep.keep, path, ingredients)
+                if ingredients.files.keep_model
+                else None
+            )
+            made, queries = run_one(spec, ingredients, checkpoints or out, save_model)
             kept.set_aside(path, made)
             store.save(out, made, queries)
             checkpoint.remove(checkpoints or out, spec)
         return Outcome(spec, known or store.load(path), path, reused=known is not None)
 
 
-def made_or_awaited(spec: RunSpec, lab: Laboratory, out: Path) -> RunRecord:
+def made_or_awaited(spec: RunSpec, ingredients: Ingredients, out: Path) -> RunRecord:
     """Make a run, or wait for the process that is making it; raises as ``make_run``."""
     while True:
-        outcome = make_run(spec, lab, out)
+        outcome = make_run(spec, ingredients, out)
         if outcome is not None and outcome.record is not None:
             return outcome.record
         time.sleep(_POLL_SECONDS)
 
 
 def attempt(
-    spec: RunSpec, lab: Laboratory, out: Path, checkpoints: Path | None = None
+    spec: RunSpec, ingredients: Ingredients, out: Path, checkpoints: Path | None = None
 ) -> Outcome | None:
     """Do as ``make_run`` does, but return a failed outcome where the run cannot be made.
 
     With ``MLBENCH_DEBUG`` set, the traceback goes to standard error.
     """
     try:
-        return make_run(spec, lab, out, checkpoints)
+        return make_run(spec, ingredients, out, checkpoints)
     except Exception as error:
         if os.environ.get("MLBENCH_DEBUG"):
             traceback.print_exc()
         problem = _problem(error, spec.recipe)
-    if lab.device.type == "cuda":  # outside of the handler, where the run's tensors are gone
+    if (
+        ingredients.device.type == "cuda"
+    ):  # outside of the handler, where the run's tensors are gone
         torch.cuda.empty_cache()
     return failed(spec, out, problem)
 

@@ -15,20 +15,21 @@ from torch import Tensor, nn
 
 from mlbench.losses.baselines import BASELINES, pca
 from mlbench.metrics.evaluation import QueryResults
+from mlbench.progress import PhaseProgress
 from mlbench.recipes.spec import RunSpec, digest
 from mlbench.records import provenance
 from mlbench.records.migrations import SCHEMA_VERSION
 from mlbench.records.record import PROTOCOL_VERSION, Cost, DatasetFacts, EpochRow, RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runs.evaluation import (
-    Results,
+    Evaluation,
     _directed,
     _embed_evaluated,
     _evaluate,
     _Selection,
     has_directions,
 )
-from mlbench.runs.ingredients import Laboratory, Progress, TrainingPart, training_part
+from mlbench.runs.ingredients import Ingredients, TrainingPart, training_part
 from mlbench.system.interrupts import Interrupted
 from mlbench.system.known_state import known_state
 from mlbench.system.process import memory_released
@@ -62,13 +63,13 @@ Keep = Callable[[RunRecord, Trained, Tensor], None]
 
 @memory_released()
 def run_one(
-    spec: RunSpec, lab: Laboratory, out: Path | None = None, keep: Keep | None = None
+    spec: RunSpec, ingredients: Ingredients, out: Path | None = None, keep: Keep | None = None
 ) -> tuple[RunRecord, QueryResults | None]:
     """Make one run.
 
     Args:
-        spec: the run, of the laboratory's recipe.
-        lab: what it needs.
+        spec: the run, of the ingredients' recipe.
+        ingredients: what it needs.
         out: the results folder, to keep checkpoints there and to go on from them; None does not.
         keep: given the record, the trained network and its embeddings of the evaluated images.
 
@@ -78,63 +79,71 @@ def run_one(
     Raises:
         Interrupted: a signal asked to stop; what was trained is in a checkpoint.
     """
-    with known_state(lab.recipe.training.precision, spec.seed):
-        return _run_one(spec, lab, out, keep)
+    with known_state(ingredients.recipe.training.precision, spec.seed):
+        return _run_one(spec, ingredients, out, keep)
 
 
 def _run_one(
-    spec: RunSpec, lab: Laboratory, out: Path | None, keep: Keep | None
+    spec: RunSpec, ingredients: Ingredients, out: Path | None, keep: Keep | None
 ) -> tuple[RunRecord, QueryResults | None]:
     watch = Stopwatch()
     if spec.loss.name in BASELINES:
-        return _baseline(spec, lab, watch)
-    trained = train(spec, lab, watch, out)
+        return _baseline(spec, ingredients, watch)
+    trained = train(spec, ingredients, watch, out)
     if trained.diverged:
-        return _record(spec, lab, watch, trained, None), None
+        return _record(spec, ingredients, watch, trained, None), None
     with watch("evaluate"):
-        embeddings = _embed_evaluated(trained.network, lab, spec.seed)
-        results = _evaluate(embeddings, lab, spec.seed) if has_directions(embeddings) else None
-    record = _record(spec, lab, watch, trained, results)
+        embeddings = _embed_evaluated(trained.network, ingredients, spec.seed)
+        results = (
+            _evaluate(embeddings, ingredients, spec.seed) if has_directions(embeddings) else None
+        )
+    record = _record(spec, ingredients, watch, trained, results)
     if keep is not None and results is not None:
         keep(record, trained, embeddings)
     return record, results.queries if results else None
 
 
-def train(spec: RunSpec, lab: Laboratory, watch: Stopwatch, out: Path | None = None) -> Trained:
+def train(
+    spec: RunSpec, ingredients: Ingredients, watch: Stopwatch, out: Path | None = None
+) -> Trained:
     """Train the loss of ``spec`` to the last epoch, or until it diverges.
 
     Arguments are those of ``run_one``; phases are timed with ``watch``.
     """
     with watch("prepare"):
         entry = LOSSES.get(spec.loss.name)
-        part = training_part(lab.images("train").labels, lab.recipe, spec.seed, spec.fold)
+        part = training_part(
+            ingredients.images("train").labels, ingredients.recipe, spec.seed, spec.fold
+        )
         # Before the network: what is computed here may seed the generators that training draws on.
-        selection = _Selection(lab, spec, part)
-        kept = None if out is None else Checkpoints(out, spec, _identity(spec, lab))
-        network = lab.network(spec.seed)
+        selection = _Selection(ingredients, spec, part)
+        kept = None if out is None else Checkpoints(out, spec, _identity(spec, ingredients))
+        network = ingredients.network(spec.seed)
         num_classes = int(part.labels.max()) + 1
-        loss = entry.build(num_classes, lab.recipe.head.dim, dict(spec.loss.params))
-        loss = loss.to(lab.device)
-        source = Subset(lab.inputs("train", spec.seed, augmented=True), part.members)
-        trainer = Trainer(network, loss, entry, source, part.labels, lab.recipe, spec.seed)
+        loss = entry.build(num_classes, ingredients.recipe.head.dim, dict(spec.loss.params))
+        loss = loss.to(ingredients.device)
+        source = Subset(ingredients.inputs("train", spec.seed, augmented=True), part.members)
+        trainer = Trainer(network, loss, entry, source, part.labels, ingredients.recipe, spec.seed)
         training = _Training(trainer, selection, watch, kept)
         training.resume()
-    if lab.files.compile:
+    if ingredients.files.compile:
         with watch("compile"):
             trainer.compile()
     with watch("train"):
-        training.run(lab.recipe.schedule.epochs, f"training {spec.loss.name}", lab.progress)
+        training.run(
+            ingredients.recipe.schedule.epochs, f"training {spec.loss.name}", ingredients.progress
+        )
     rows = training.rows
     chosen = selection.restore(network, len(rows) - 1)
     seen = len(rows) * sum(trainer.sizes)
     return Trained(network, loss, tuple(rows), seen, chosen, part, training.interruptions)
 
 
-def _identity(spec: RunSpec, lab: Laboratory) -> str:
+def _identity(spec: RunSpec, ingredients: Ingredients) -> str:
     """Name whatever changes the course of a training."""
-    facts = [spec.run_id, lab.dataset.fingerprint, LOSSES.get(spec.loss.name).source]
-    here = [lab.device.type, lab.execution, provenance.software()]
-    return digest([*facts, lab.weights_id, *here])
+    facts = [spec.run_id, ingredients.dataset.fingerprint, LOSSES.get(spec.loss.name).source]
+    here = [ingredients.device.type, ingredients.execution, provenance.software()]
+    return digest([*facts, ingredients.weights_id, *here])
 
 
 class _Training:
@@ -172,7 +181,7 @@ class _Training:
             }
         )
 
-    def run(self, epochs: int, phase: str, progress: Progress) -> None:
+    def run(self, epochs: int, phase: str, progress: PhaseProgress) -> None:
         """Train up to so many ``epochs``; Interrupted leaves a checkpoint.
 
         ``progress`` is told the phase with the last epoch's loss, and the images done and in all.
@@ -211,29 +220,29 @@ class _Training:
 
 
 def _baseline(
-    spec: RunSpec, lab: Laboratory, watch: Stopwatch
+    spec: RunSpec, ingredients: Ingredients, watch: Stopwatch
 ) -> tuple[RunRecord, QueryResults | None]:
     with watch("prepare"):
-        test = torch.cat([lab.features(side, spec.seed) for side in lab.evaluated])
+        test = torch.cat([ingredients.features(side, spec.seed) for side in ingredients.evaluated])
         if spec.loss.name == "untrained":
             torch.manual_seed(spec.seed)
-            head = build_head(lab.recipe.head, test.shape[1])
+            head = build_head(ingredients.recipe.head, test.shape[1])
             test = embed(head, FeatureSource(test))
         elif spec.loss.name == "pca":
-            test = pca(lab.features("train", spec.seed), test, lab.recipe.head.dim)
+            test = pca(ingredients.features("train", spec.seed), test, ingredients.recipe.head.dim)
     with watch("evaluate"):
-        results = _evaluate(_directed(test), lab, spec.seed)
-    return _record(spec, lab, watch, None, results), results.queries
+        results = _evaluate(_directed(test), ingredients, spec.seed)
+    return _record(spec, ingredients, watch, None, results), results.queries
 
 
 def _record(
     spec: RunSpec,
-    lab: Laboratory,
+    ingredients: Ingredients,
     watch: Stopwatch,
     trained: Trained | None,
-    results: Results | None,
+    results: Evaluation | None,
 ) -> RunRecord:
-    train_labels = trained.part.labels if trained else lab.images("train").labels
+    train_labels = trained.part.labels if trained else ingredients.images("train").labels
     seconds = dict(watch.seconds)
     seen = trained.images_seen if trained else 0
     training_seconds = sum(row.seconds for row in trained.curve) if trained else 0.0
@@ -247,16 +256,16 @@ def _record(
         seed=spec.seed,
         fold=spec.fold,
         dataset=DatasetFacts(
-            name=lab.dataset.name,
-            fingerprint=lab.dataset.fingerprint,
+            name=ingredients.dataset.name,
+            fingerprint=ingredients.dataset.fingerprint,
             train_images=len(train_labels),
             train_classes=len(np.unique(train_labels)),
-            test_images=len(lab.dataset.test),
-            test_classes=len(lab.dataset.test.class_names),
-            skipped=lab.dataset.skipped,
+            test_images=len(ingredients.dataset.test),
+            test_classes=len(ingredients.dataset.test.class_names),
+            skipped=ingredients.dataset.skipped,
         ),
         protocol_version=PROTOCOL_VERSION,
-        weights_id=lab.weights_id,
+        weights_id=ingredients.weights_id,
         status="ok" if results else "diverged",
         selected_epoch=trained.selected_epoch if trained else None,
         metrics=results.metrics if results else {},
@@ -266,10 +275,12 @@ def _record(
             images_seen=seen,
             seconds=seconds,
             images_per_second=seen / training_seconds if seen else 0.0,
-            peak_memory_mb=provenance.peak_memory_mb(lab.device.type),
+            peak_memory_mb=provenance.peak_memory_mb(ingredients.device.type),
             interruptions=trained.interruptions if trained else 0,
         ),
-        provenance=provenance.collect(lab.device.type, lab.execution if trained else "eager"),
+        provenance=provenance.collect(
+            ingredients.device.type, ingredients.execution if trained else "eager"
+        ),
         queries_sha256=None,
     )
 

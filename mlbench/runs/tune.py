@@ -21,12 +21,13 @@ import torch
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.metrics.evaluation import evaluate_queries, summarize
+from mlbench.progress import PhaseProgress
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, RunSpec, digest
 from mlbench.records.trials import _SEED, Trial, Tuned, _with_folds, validation_recipe
 from mlbench.registry import LOSSES
 from mlbench.runs.evaluation import has_directions
-from mlbench.runs.ingredients import Laboratory, Progress
+from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.run import Stopwatch, train
 from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack
@@ -54,7 +55,12 @@ def final_plan(plan: Plan, tuned: Sequence[Tuned]) -> Plan:
 
 
 def tune(
-    plan: Plan, trials: int, out: Path, device: torch.device, progress: Progress, report: Report
+    plan: Plan,
+    trials: int,
+    out: Path,
+    device: torch.device,
+    progress: PhaseProgress,
+    report: Report,
 ) -> list[Tuned]:
     """Give every loss of the plan the same number of trials; those in the store are not repeated.
 
@@ -67,7 +73,7 @@ def tune(
         trials: of each loss; one with nothing to search gets a single trial.
         out: folder of the store.
         device: to train on.
-        progress: as of ``Laboratory``.
+        progress: as of ``Ingredients``.
         report: called after each new trial.
 
     Raises:
@@ -75,24 +81,26 @@ def tune(
             cannot be used.
     """
     _optuna()
-    lab = Laboratory(validation_recipe(plan.recipe), plan.files, device, progress)
+    ingredients = Ingredients(validation_recipe(plan.recipe), plan.files, device, progress)
     spaces = {loss: search_space(LOSSES.get(loss.name), loss) for loss in plan.losses}
-    with known_state(lab.recipe.training.precision, _SEED):
-        lab.inputs("train", _SEED)  # bad data or weights are named before there is a store
+    with known_state(ingredients.recipe.training.precision, _SEED):
+        ingredients.inputs("train", _SEED)  # bad data or weights are named before there is a store
     with _open_store(out) as store:
-        return [_tune(loss, space, trials, lab, store, report) for loss, space in spaces.items()]
+        return [
+            _tune(loss, space, trials, ingredients, store, report) for loss, space in spaces.items()
+        ]
 
 
 def _tune(
     loss: LossSpec,
     space: dict[str, BaseDistribution],
     trials: int,
-    lab: Laboratory,
+    ingredients: Ingredients,
     store: RDBStorage,
     report: Report,
 ) -> Tuned:
     with _naming(store):
-        study = _open_study(store, loss, space, lab)
+        study = _open_study(store, loss, space, ingredients)
         stored = _trials(study, loss, space)
     budget = trials if space else 1
     for number in range(len(stored), budget):
@@ -100,7 +108,7 @@ def _tune(
             # A sampler's draws hang on its seed and what is complete: stopping changes no result.
             study.sampler = _optuna().samplers.TPESampler(seed=number)
             asked = study.ask(space)
-        trial = evaluate(with_params(loss, asked.params), lab)
+        trial = evaluate(with_params(loss, asked.params), ingredients)
         with _naming(store):
             asked.set_user_attr("diverged", trial.diverged)
             asked.set_user_attr("images_seen", trial.images_seen)
@@ -111,12 +119,12 @@ def _tune(
         return Tuned(tuple(_trials(study, loss, space)[:budget]), tuple(space))
 
 
-def evaluate(loss: LossSpec, lab: Laboratory) -> Trial:
+def evaluate(loss: LossSpec, ingredients: Ingredients) -> Trial:
     """Train on each fold's other classes and evaluate the last epoch on the fold's own classes."""
-    with known_state(lab.recipe.training.precision, _SEED):
+    with known_state(ingredients.recipe.training.precision, _SEED):
         runs = [
-            _evaluate_fold(RunSpec(lab.recipe, loss, _SEED, fold), lab)
-            for fold in range(lab.recipe.selection.folds)
+            _evaluate_fold(RunSpec(ingredients.recipe, loss, _SEED, fold), ingredients)
+            for fold in range(ingredients.recipe.selection.folds)
         ]
     scores = [score for score, _ in runs if score is not None]
     diverged = len(scores) < len(runs)
@@ -124,16 +132,16 @@ def evaluate(loss: LossSpec, lab: Laboratory) -> Trial:
     return Trial(loss, score, diverged, sum(images for _, images in runs))
 
 
-def _evaluate_fold(spec: RunSpec, lab: Laboratory) -> tuple[float | None, int]:
+def _evaluate_fold(spec: RunSpec, ingredients: Ingredients) -> tuple[float | None, int]:
     """Return MAP@R on the fold's classes (None if training diverged) and the images seen."""
-    trained = train(spec, lab, Stopwatch())
+    trained = train(spec, ingredients, Stopwatch())
     if trained.diverged:
         return None, trained.images_seen
     members = trained.part.validation
-    embeddings = embed(trained.network, Subset(lab.inputs("train", spec.seed), members))
+    embeddings = embed(trained.network, Subset(ingredients.inputs("train", spec.seed), members))
     if not has_directions(embeddings):
         return None, trained.images_seen
-    results = evaluate_queries(embeddings, lab.images("train").labels[members])
+    results = evaluate_queries(embeddings, ingredients.images("train").labels[members])
     return float(summarize(results)["MAP@R"]), trained.images_seen
 
 
@@ -251,13 +259,16 @@ def _unusable(path: Path, error: Exception) -> MlbenchError:
 
 
 def _open_study(
-    store: RDBStorage, loss: LossSpec, space: Mapping[str, BaseDistribution], lab: Laboratory
+    store: RDBStorage,
+    loss: LossSpec,
+    space: Mapping[str, BaseDistribution],
+    ingredients: Ingredients,
 ) -> Study:
     """Open (or make) the study of a loss; whatever would change a trial's result names it."""
     optuna = _optuna()
     states = optuna.trial.TrialState
     source = LOSSES.get(loss.name).source
-    identity = [asdict(lab.recipe), lab.dataset.fingerprint, asdict(loss)]
+    identity = [asdict(ingredients.recipe), ingredients.dataset.fingerprint, asdict(loss)]
     identity += [source] * (source != "built-in")
     ranges = {name: str(distribution) for name, distribution in space.items()}
     study: Study = optuna.create_study(

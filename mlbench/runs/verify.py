@@ -11,11 +11,12 @@ import torch
 
 from mlbench.errors import MlbenchError
 from mlbench.losses.baselines import BASELINES
+from mlbench.progress import PhaseProgress
 from mlbench.recipes.plan import Files
 from mlbench.records import provenance
 from mlbench.records.record import PROTOCOL_VERSION, RunRecord
 from mlbench.registry import LOSSES
-from mlbench.runs.ingredients import Laboratory, Progress
+from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.run import run_one
 from mlbench.system.files import file_sha256
 from mlbench.system.known_state import known_state
@@ -105,7 +106,9 @@ def _sha256(path: Path) -> str:
         raise MlbenchError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def verify(record: RunRecord, files: Files, device: torch.device, report: Progress) -> Verification:
+def verify(
+    record: RunRecord, files: Files, device: torch.device, report: PhaseProgress
+) -> Verification:
     """Make the run of a record again, training included, and compare. Nothing is written.
 
     Args:
@@ -117,23 +120,23 @@ def verify(record: RunRecord, files: Files, device: torch.device, report: Progre
     Raises:
         MlbenchError: the run cannot be made here: no data, no weights, an unknown loss.
     """
-    lab = Laboratory(record.recipe, files, device, report)
+    ingredients = Ingredients(record.recipe, files, device, report)
     with known_state(record.recipe.training.precision, record.seed):
-        ingredients = tuple(_ingredients(record, lab))
+        compared = tuple(_compare_ingredients(record, ingredients))
     environment = tuple(_environment(record.provenance, provenance.collect(device.type)))
-    if not all(each.same for each in ingredients):
-        return Verification((*ingredients, *environment), made=False)
-    lab.prepare()
-    made, _ = run_one(record.spec, lab)
-    return Verification((*ingredients, *compare_results(record, made), *environment), made=True)
+    if not all(each.same for each in compared):
+        return Verification((*compared, *environment), made=False)
+    ingredients.prepare()
+    made, _ = run_one(record.spec, ingredients)
+    return Verification((*compared, *compare_results(record, made), *environment), made=True)
 
 
-def _ingredients(record: RunRecord, lab: Laboratory) -> Iterator[Finding]:
+def _compare_ingredients(record: RunRecord, ingredients: Ingredients) -> Iterator[Finding]:
     """Compare what a run is made of: the data, the weights, the loss, the evaluator."""
     name = record.loss
     source = "built-in" if name in BASELINES else LOSSES.get(name).source
-    yield _finding("data", record.dataset.fingerprint[:12], lab.dataset.fingerprint[:12])
-    yield _finding("weights", record.weights_id, lab.weights_id)
+    yield _finding("data", record.dataset.fingerprint[:12], ingredients.dataset.fingerprint[:12])
+    yield _finding("weights", record.weights_id, ingredients.weights_id)
     yield _finding("loss source", record.loss_source, source)
     yield _finding("protocol version", record.protocol_version, PROTOCOL_VERSION)
 

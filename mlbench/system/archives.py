@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import IO, BinaryIO, Literal
 
 from mlbench.errors import MlbenchError, printable
+from mlbench.progress import ByteProgress
 from mlbench.system.regular import open_regular
-
-Progress = Callable[[int, int | None], None]
 
 _CHUNK_BYTES = 1 << 20
 _PADDING_BYTES = 64 << 20
@@ -47,7 +46,7 @@ class Limits:
 
 
 def unpack(
-    archive: Path, top: str, destination: Path, limits: Limits, progress: Progress | None = None
+    archive: Path, top: str, destination: Path, limits: Limits, progress: ByteProgress | None = None
 ) -> Path:
     """Unpack the folder ``top`` of a tar or zip archive as ``destination``.
 
@@ -116,7 +115,7 @@ class _Member:
 
 
 def _unpack(
-    archive: Path, top: str, folder: Path, limits: Limits, progress: Progress | None
+    archive: Path, top: str, folder: Path, limits: Limits, progress: ByteProgress | None
 ) -> None:
     seen: set[tuple[str, ...]] = set()
     count = total = written = 0

@@ -17,10 +17,10 @@ from typing import IO, BinaryIO
 
 from mlbench._version import __version__
 from mlbench.errors import MlbenchError
+from mlbench.progress import ByteProgress
 from mlbench.system.files import file_digest
 from mlbench.system.pace import Pace, Watch
 
-Progress = Callable[[int, int | None], None]
 Check = Callable[[str], None]
 
 TIMEOUT_SECONDS = 30
@@ -70,7 +70,7 @@ class Pin:
         return None
 
 
-def fetch(url: str, destination: Path, sha256: str, progress: Progress | None = None) -> Path:
+def fetch(url: str, destination: Path, sha256: str, progress: ByteProgress | None = None) -> Path:
     """Download published weights to ``destination`` unless the right file is already there.
 
     An interrupted download stays beside the destination as ``NAME.part``, and the next call
@@ -103,7 +103,11 @@ def fetch(url: str, destination: Path, sha256: str, progress: Progress | None = 
 
 
 def fetch_published(
-    urls: Sequence[str], destination: Path, pin: Pin, mend: str, progress: Progress | None = None
+    urls: Sequence[str],
+    destination: Path,
+    pin: Pin,
+    mend: str,
+    progress: ByteProgress | None = None,
 ) -> Path:
     """Download a file from the first of several places that has it; resumed as by ``fetch``.
 
@@ -192,7 +196,7 @@ def _check_secure(url: str, origin: str) -> None:
         raise MlbenchError(f"{url} is no https address")
 
 
-def _obtain(url: str, part: Path, pin: Pin, check: Check, progress: Progress | None) -> None:
+def _obtain(url: str, part: Path, pin: Pin, check: Check, progress: ByteProgress | None) -> None:
     """Make ``part`` the published file.
 
     Raises:
@@ -211,7 +215,7 @@ def _obtain(url: str, part: Path, pin: Pin, check: Check, progress: Progress | N
         raise _FetchError(f"it is not the expected file: {problem}; what was fetched was removed")
 
 
-def _complete(url: str, part: Path, pin: Pin, check: Check, progress: Progress | None) -> None:
+def _complete(url: str, part: Path, pin: Pin, check: Check, progress: ByteProgress | None) -> None:
     """Go on through dropped connections for as long as each brings the file further."""
     for left in reversed(range(_ATTEMPTS)):
         before = _size(part)
@@ -259,7 +263,7 @@ def _reason(error: Exception) -> str:
     return " ".join(f"{code}{reason}".split())
 
 
-def _download(url: str, part: Path, pin: Pin, check: Check, progress: Progress | None) -> None:
+def _download(url: str, part: Path, pin: Pin, check: Check, progress: ByteProgress | None) -> None:
     """Append to ``part`` what it lacks of ``url``; raise OSError if the connection drops."""
     start = _size(part)
     headers = {"User-Agent": f"mlbench/{__version__}"}
@@ -300,7 +304,7 @@ def _save(
     start: int,
     pin: Pin,
     watch: Watch,
-    progress: Progress | None,
+    progress: ByteProgress | None,
 ) -> None:
     total = None if response.length is None else start + response.length
     if total is not None and (total > pin.most or pin.size not in (None, total)):

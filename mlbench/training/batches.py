@@ -19,7 +19,7 @@ from mlbench.training.crops import Crops, center_boxes, random_boxes
 from mlbench.training.device import to_device
 
 
-class Source(Protocol):
+class InputSource(Protocol):
     """What the trainer and the evaluator read: inputs of the network, by image index."""
 
     def __len__(self) -> int: ...
@@ -56,7 +56,7 @@ class FeatureSource:
 class Subset:
     """Some images of a source, renumbered from 0."""
 
-    source: Source
+    source: InputSource
     members: Indices
 
     def __len__(self) -> int:

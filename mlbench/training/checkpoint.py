@@ -24,7 +24,7 @@ INTERVAL_SECONDS = 30.0
 _MOST_BYTES = 1 << 40
 _MAX_SHARE = 0.05  # of the time, for writing checkpoints: those of large networks are rarer
 
-State = dict[str, Any]
+CheckpointState = dict[str, Any]
 
 
 class Checkpoints:
@@ -41,7 +41,7 @@ class Checkpoints:
         self._newest = self._slots[1]
         self._next = time.monotonic() + INTERVAL_SECONDS
 
-    def load(self) -> State | None:
+    def load(self) -> CheckpointState | None:
         """Return the newest state that is whole and of this identity; remove those that are not."""
         there = [slot for slot in self._slots if os.path.lexists(slot)]
         for slot in sorted(there, key=lambda slot: slot.lstat().st_mtime_ns, reverse=True):
@@ -52,7 +52,7 @@ class Checkpoints:
             _discard(slot)
         return None
 
-    def _read(self, slot: Path) -> State | None:
+    def _read(self, slot: Path) -> CheckpointState | None:
         import torch
 
         try:
@@ -75,7 +75,7 @@ class Checkpoints:
         """Tell whether it is time for the next checkpoint."""
         return time.monotonic() >= self._next
 
-    def save(self, state: State) -> None:
+    def save(self, state: CheckpointState) -> None:
         """Replace the older of the two checkpoints.
 
         Args:

@@ -1,18 +1,21 @@
 """Run a network over a whole image set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlbench.training.batches import Source
-
-Progress = Callable[[int, int], None]
+from mlbench.progress import Progress
+from mlbench.training.batches import InputSource
 
 
 def embed(
-    network: nn.Module, source: Source, *, batch_size: int = 64, progress: Progress | None = None
+    network: nn.Module,
+    source: InputSource,
+    *,
+    batch_size: int = 64,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Return the network's outputs for every image, without augmentation and in evaluation mode.
 
@@ -32,7 +35,7 @@ def embed(
 
 def embed_batches(
     network: nn.Module,
-    source: Source,
+    source: InputSource,
     *,
     start: int = 0,
     batch_size: int = 64,

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from mlbench.arrays import Indices, Labels
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry
+from mlbench.progress import Progress
 from mlbench.recipes.spec import OptimizerSpec, Recipe
 from mlbench.system.interrupts import held
-from mlbench.training.batches import Source
+from mlbench.training.batches import InputSource
 from mlbench.training.device import compile_network, rehearsal, to_device
 from mlbench.training.network import Embedder
 from mlbench.training.sampler import batch_sizes, epoch_batches
-
-Progress = Callable[[int, int], None]
 
 _REHEARSALS = 3  # the first compiles, the second captures CUDA graphs, the third replays them
 
@@ -82,7 +81,7 @@ class Trainer:
         network: Embedder,
         loss: nn.Module,
         entry: LossEntry,
-        source: Source,
+        source: InputSource,
         labels: Labels,
         recipe: Recipe,
         seed: int,

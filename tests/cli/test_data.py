@@ -298,7 +298,7 @@ class TestList:
 
 class TestOfficialSources:
     @pytest.mark.parametrize("source", OFFICIAL.values(), ids=lambda source: source.name)
-    def test_addresses_are_https_and_files_pinned(self, source: sources.Source) -> None:
+    def test_addresses_are_https_and_files_pinned(self, source: sources.PublicSource) -> None:
         for file in source.files:
             assert all(url.startswith("https://") for url in file.urls)
             assert not file.urls or file.pin.sha256 or file.pin.md5

@@ -16,7 +16,7 @@ from helpers.runs import PLAN, RUNS, record
 from rich.console import Console
 
 from mlbench.cli import main
-from mlbench.cli._live import Matrix, _Count
+from mlbench.cli._live import LiveRuns, _Count
 from mlbench.recipes.reading import recipe_names
 from mlbench.registry import LOSSES
 from mlbench.runs.executors.crew import Note, Phase
@@ -33,11 +33,11 @@ def outcome(number: int, *, reused: bool = False, where: str = "") -> Outcome:
 
 
 @pytest.fixture
-def matrix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Matrix:
+def matrix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LiveRuns:
     """A display with so many columns in the middle of 15 runs, two of which are under way."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", str(request.param))
-    made = Matrix(Path("out"), "cpu", ExecutorOptions(jobs=2))
+    made = LiveRuns(Path("out"), "cpu", ExecutorOptions(jobs=2))
     made._count = _Count(made.bars, SPECS, wide=made._wide)
     made._hear(Phase("decoding the train images", 50, 100))
     for number in range(9):
@@ -49,7 +49,7 @@ def matrix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> M
     return made
 
 
-def shown(matrix: Matrix, width: int, *, colour: bool = False) -> str:
+def shown(matrix: LiveRuns, width: int, *, colour: bool = False) -> str:
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=True, color_system="standard")
     console.print(matrix.bars.get_renderable())
@@ -57,7 +57,7 @@ def shown(matrix: Matrix, width: int, *, colour: bool = False) -> str:
 
 
 @pytest.mark.parametrize("matrix", [100], indirect=True)
-def test_a_wide_display_counts_runs_and_shows_loss_rate_and_time(matrix: Matrix) -> None:
+def test_a_wide_display_counts_runs_and_shows_loss_rate_and_time(matrix: LiveRuns) -> None:
     total, first, second = shown(matrix, 100).splitlines()
     assert total.startswith("runs 10/15: 2 running, 1 failed ")
     assert first.startswith("process 1: softtriple seed 0: training, loss 1.25 ")
@@ -67,7 +67,7 @@ def test_a_wide_display_counts_runs_and_shows_loss_rate_and_time(matrix: Matrix)
 
 
 @pytest.mark.parametrize("matrix", [100], indirect=True)
-def test_what_a_process_did_goes_with_it(matrix: Matrix) -> None:
+def test_what_a_process_did_goes_with_it(matrix: LiveRuns) -> None:
     matrix._hear(Note("its process was killed", "process 1"))
     total, second = shown(matrix, 100).splitlines()
     assert "1 running" in total
@@ -88,7 +88,7 @@ def test_what_a_process_did_goes_with_it(matrix: Matrix) -> None:
     indirect=["matrix"],
 )
 def test_a_narrow_display_is_a_line_each_with_the_figures_whole(
-    matrix: Matrix, width: int, needle: str
+    matrix: LiveRuns, width: int, needle: str
 ) -> None:
     lines = shown(matrix, width).splitlines()
     assert len(lines) == 3
@@ -102,7 +102,7 @@ def test_a_narrow_display_is_a_line_each_with_the_figures_whole(
 
 
 @pytest.mark.parametrize("matrix", [80], indirect=True)
-def test_no_color_is_kept(matrix: Matrix, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_is_kept(matrix: LiveRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     colours = re.compile(r"\x1b\[[\d;]*3\d")
     assert colours.search(shown(matrix, 80, colour=True))
     monkeypatch.setenv("NO_COLOR", "1")
@@ -110,7 +110,7 @@ def test_no_color_is_kept(matrix: Matrix, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("matrix", [80], indirect=True)
-def test_runs_that_were_there_say_nothing_of_the_time_left(matrix: Matrix) -> None:
+def test_runs_that_were_there_say_nothing_of_the_time_left(matrix: LiveRuns) -> None:
     count = _Count(matrix.bars, SPECS, wide=True)
     for number in range(12):
         count.finish(outcome(number, reused=True))

@@ -26,7 +26,7 @@ from mlbench.errors import MlbenchError, MlbenchWarning
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.recipes.plan import Files, Request, make_plan
 from mlbench.records import store
-from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.ingredients import Ingredients
 from mlbench.tables.formats import render
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]
@@ -48,11 +48,11 @@ def run(photos: Path, out: Path, *arguments: object) -> Result:
     return result
 
 
-def laboratory(photos: Path, policy: str) -> Laboratory:
+def spec_and_ingredients(photos: Path, policy: str) -> Ingredients:
     settings = tuple(QUICK.items())
     request = Request(dataset=f"folder:{photos}", settings=settings, on_bad_image=policy)  # type: ignore[arg-type]
     plan = make_plan(request)
-    return Laboratory(plan.recipe, plan.files, torch.device("cpu"), lambda *_: None)
+    return Ingredients(plan.recipe, plan.files, torch.device("cpu"), lambda *_: None)
 
 
 def whole(photos: Path) -> bytes:
@@ -140,11 +140,11 @@ def test_bad_images_are_left_out_counted_and_named(
 
 def test_a_reduced_data_set_is_another_data_set(damaged: Path, tmp_path: Path) -> None:
     with pytest.warns(MlbenchWarning, match="left out 7"):
-        reduced = laboratory(damaged, "skip").dataset
+        reduced = spec_and_ingredients(damaged, "skip").dataset
     for number, name in enumerate(BAD):
         (damaged / f"class{number % 6}" / name).unlink()
-    complete = laboratory(damaged, "skip").dataset
-    assert complete.fingerprint == laboratory(damaged, "error").dataset.fingerprint
+    complete = spec_and_ingredients(damaged, "skip").dataset
+    assert complete.fingerprint == spec_and_ingredients(damaged, "error").dataset.fingerprint
     assert complete.skipped == ()
     assert reduced.fingerprint != complete.fingerprint
     assert reduced.train.names == complete.train.names
@@ -172,7 +172,7 @@ def test_other_skipped_images_are_another_data_set(photos: Path) -> None:
         bad = photos / name / "bad.png"
         bad.touch()
         with pytest.warns(MlbenchWarning):
-            found.add(laboratory(photos, "skip").dataset.fingerprint)
+            found.add(spec_and_ingredients(photos, "skip").dataset.fingerprint)
         bad.unlink()
     assert len(found) == 2
 
@@ -192,17 +192,17 @@ def test_a_class_without_two_images_left_is_named(photos: Path, left: int) -> No
     for i in range(left, 8):
         (photos / "class4" / f"{i}.png").write_text(f"{i}")
     with pytest.raises(MlbenchError, match="leave fewer than two of these test classes: class4;"):
-        _ = laboratory(photos, "skip").dataset
+        _ = spec_and_ingredients(photos, "skip").dataset
 
 
 def test_damaged_notes_of_bad_images_are_made_again(damaged: Path, cache: Path) -> None:
     with pytest.warns(MlbenchWarning):
-        first = laboratory(damaged, "skip").dataset
+        first = spec_and_ingredients(damaged, "skip").dataset
     (notes,) = (cache / "screened").iterdir()
     for content in (b"", b"[]", b"{}", b'{"train": {"9999": "x"}, "test": {}}', b'{"train": 3}'):
         notes.write_bytes(content)
         with pytest.warns(MlbenchWarning):
-            assert laboratory(damaged, "skip").dataset.skipped == first.skipped
+            assert spec_and_ingredients(damaged, "skip").dataset.skipped == first.skipped
 
 
 def test_unreadable_file(photos: Path) -> None:
@@ -211,14 +211,14 @@ def test_unreadable_file(photos: Path) -> None:
     if os.access(path, os.R_OK):
         pytest.skip("this user may read every file")
     with pytest.raises(BadImagesError, match=r"class0/0\.png: Permission denied"):
-        laboratory(photos, "error").prepare()
+        spec_and_ingredients(photos, "error").prepare()
 
 
 def test_bad_images_of_an_unprepared_laboratory_are_all_named(photos: Path) -> None:
     for name in ("class0", "class5"):
         (photos / name / "bad.png").touch()
     with pytest.raises(BadImagesError, match=r"^2 bad images: .*class0/bad.*class5/bad"):
-        laboratory(photos, "error").inputs("train", 0)
+        spec_and_ingredients(photos, "error").inputs("train", 0)
 
 
 def test_python_interface_skips_too(photos: Path) -> None:
@@ -337,6 +337,9 @@ def test_the_policy_is_no_part_of_the_recipe(photos: Path) -> None:
 
 
 def test_images_moved_elsewhere_are_the_same_data(photos: Path, tmp_path: Path) -> None:
-    before = laboratory(photos, "error").dataset.fingerprint
+    before = spec_and_ingredients(photos, "error").dataset.fingerprint
     shutil.copytree(photos, tmp_path / "elsewhere" / "photos")
-    assert laboratory(tmp_path / "elsewhere" / "photos", "error").dataset.fingerprint == before
+    assert (
+        spec_and_ingredients(tmp_path / "elsewhere" / "photos", "error").dataset.fingerprint
+        == before
+    )

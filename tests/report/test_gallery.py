@@ -19,7 +19,7 @@ from mlbench.datasets import inshop, sop
 from mlbench.recipes.plan import Request, make_plan, parse_setting
 from mlbench.recipes.reading import load_recipe
 from mlbench.runs import evaluation
-from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.ingredients import Ingredients
 
 SETTINGS = QUICK | {"schedule.epochs": 1, "schedule.milestones": []}
 
@@ -49,9 +49,9 @@ def test_queries_are_searched_in_the_gallery(shop: Path) -> None:
 def test_metrics_are_those_of_a_search_by_hand(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Tensor] = []
 
-    def keep(embeddings: Tensor, lab: Laboratory, seed: int) -> evaluation.Results:
+    def keep(embeddings: Tensor, ingredients: Ingredients, seed: int) -> evaluation.Evaluation:
         kept.append(embeddings)
-        return evaluate(embeddings, lab, seed)
+        return evaluate(embeddings, ingredients, seed)
 
     evaluate = evaluation._evaluate
     monkeypatch.setattr(evaluation, "_evaluate", keep)

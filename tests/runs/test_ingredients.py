@@ -17,7 +17,7 @@ from mlbench.errors import MlbenchError
 from mlbench.interfaces import Backbone, BackboneEntry, Preprocessing
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.registry import BACKBONES, PROGRAM
-from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.ingredients import Ingredients
 
 
 class Constant(nn.Module):
@@ -50,16 +50,18 @@ def register(value: float, source: str, declared: int = 4, weights_id: str = "im
     )
 
 
-def laboratory(photos: Path, **settings: object) -> Laboratory:
+def spec_and_ingredients(photos: Path, **settings: object) -> Ingredients:
     given = {**QUICK, "backbone.trunk": "frozen", **settings}
     request = Request(dataset=f"folder:{photos}", settings=tuple(given.items()))
     plan = make_plan(request)
-    return Laboratory(plan.recipe, plan.files, torch.device("cpu"), lambda *_: None)
+    return Ingredients(plan.recipe, plan.files, torch.device("cpu"), lambda *_: None)
 
 
 def feature(photos: Path) -> float:
-    lab = laboratory(photos, **{"backbone.name": "mine", "backbone.weights": "imagenet"})
-    return float(lab.features("test", 0)[0, 0])
+    ingredients = spec_and_ingredients(
+        photos, **{"backbone.name": "mine", "backbone.weights": "imagenet"}
+    )
+    return float(ingredients.features("test", 0)[0, 0])
 
 
 def test_features_of_a_plugin_are_those_of_its_version(photos: Path, registered: None) -> None:
@@ -95,14 +97,16 @@ def test_a_backbone_of_other_features_than_declared(photos: Path, registered: No
     register(1.0, "plugin 1.0", declared=5)
     message = r"'mine' gives features of shape \(2, 4\) for 2 images and declares 5; mend its"
     with pytest.raises(MlbenchError, match=message):
-        laboratory(photos, **{"backbone.name": "mine", "backbone.weights": "imagenet"}).prepare()
+        spec_and_ingredients(
+            photos, **{"backbone.name": "mine", "backbone.weights": "imagenet"}
+        ).prepare()
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_images_too_small_for_the_backbone(photos: Path, size: int) -> None:
     message = rf"backbone 'convnet' cannot take images of input.size {size} \(.*\); give the size"
     with pytest.raises(MlbenchError, match=message):
-        laboratory(photos, **{"input.size": size}).prepare()
+        spec_and_ingredients(photos, **{"input.size": size}).prepare()
 
 
 def test_an_image_of_one_pixel_is_enough_where_the_backbone_takes_it(
@@ -111,9 +115,9 @@ def test_an_image_of_one_pixel_is_enough_where_the_backbone_takes_it(
     register(1.0, PROGRAM)
     settings = {"input.size": 1, "input.train_resize": 1, "input.test_resize": 1}
     mine = {"backbone.name": "mine", "backbone.weights": "imagenet"}
-    lab = laboratory(photos, **settings, **mine)
-    lab.prepare()
-    assert lab.features("train", 0).shape == (24, 4)
+    ingredients = spec_and_ingredients(photos, **settings, **mine)
+    ingredients.prepare()
+    assert ingredients.features("train", 0).shape == (24, 4)
 
 
 @pytest.mark.parametrize(
@@ -143,4 +147,6 @@ def test_a_backbone_whose_factory_gives_none_is_named(photos: Path, registered: 
     entry = replace(BACKBONES.get("mine"), target=lambda weights, weights_file=None: None)
     BACKBONES._entries["mine"] = entry
     with pytest.raises(MlbenchError, match="backbone 'mine': its factory returns NoneType, not"):
-        laboratory(photos, **{"backbone.name": "mine", "backbone.weights": "imagenet"}).prepare()
+        spec_and_ingredients(
+            photos, **{"backbone.name": "mine", "backbone.weights": "imagenet"}
+        ).prepare()

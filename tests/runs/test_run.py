@@ -14,7 +14,7 @@ from mlbench.recipes.plan import Files, Request, make_plan
 from mlbench.recipes.reading import load_recipe
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
 from mlbench.records import store
-from mlbench.runs.ingredients import Laboratory, training_part
+from mlbench.runs.ingredients import Ingredients, training_part
 from mlbench.runs.run import run_one
 from mlbench.training.device import resolve_device
 
@@ -145,8 +145,8 @@ def test_blank_images_do_not_stop_the_baselines(photos: Path, tmp_path: Path) ->
     spec = RunSpec(load_recipe("default"), LossSpec("pca"), 0)
     files = Files(data_root=photos.parent)
     recipe = make_plan(Request(dataset=f"folder:{photos}", settings=tuple(QUICK.items()))).recipe
-    lab = Laboratory(recipe, files, torch.device("cpu"), lambda *_: None)
-    record, _ = run_one(replace(spec, recipe=recipe), lab)
+    ingredients = Ingredients(recipe, files, torch.device("cpu"), lambda *_: None)
+    record, _ = run_one(replace(spec, recipe=recipe), ingredients)
     assert record.status == "ok"
 
 

@@ -20,7 +20,7 @@ from mlbench.records.trials import Trial, Tuned, validation_recipe
 from mlbench.registry import LOSSES
 from mlbench.runs.executors.dispatch import run_all
 from mlbench.runs.executors.maker import Inline
-from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.tune import evaluate, final_plan, search_space, tune, with_params
 from mlbench.tables.tuning import tuning_sheet
 
@@ -104,11 +104,11 @@ def test_every_loss_gets_the_same_budget_and_starts_with_its_default(
 
 
 def training_images(plan: Plan) -> int:
-    return len(laboratory(plan).images("train"))
+    return len(spec_and_ingredients(plan).images("train"))
 
 
-def laboratory(plan: Plan) -> Laboratory:
-    return Laboratory(validation_recipe(plan.recipe), plan.files, CPU, lambda *_: None)
+def spec_and_ingredients(plan: Plan) -> Ingredients:
+    return Ingredients(validation_recipe(plan.recipe), plan.files, CPU, lambda *_: None)
 
 
 def test_more_trials_go_on_from_those_there_are(many: Path, tmp_path: Path) -> None:
@@ -137,11 +137,11 @@ def test_a_killed_trial_does_not_count(
     plan = plan_of(many, "softmax_norm")
     seen: list[LossSpec] = []
 
-    def killed(loss: LossSpec, lab: Laboratory) -> Trial:
+    def killed(loss: LossSpec, ingredients: Ingredients) -> Trial:
         if len(seen) == stopped_at:
             raise KeyboardInterrupt
         seen.append(loss)
-        return evaluate(loss, lab)
+        return evaluate(loss, ingredients)
 
     with monkeypatch.context() as patch:
         patch.setattr("mlbench.runs.tune.evaluate", killed)
@@ -172,10 +172,12 @@ def test_another_recipe_or_other_data_start_anew(many: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("trunk", ["frozen", "train"])
 def test_trials_need_no_test_side(many: Path, tmp_path: Path, trunk: str) -> None:
-    lab = laboratory(plan_of(many, "softmax_norm", **{"backbone.trunk": trunk}))
+    ingredients = spec_and_ingredients(plan_of(many, "softmax_norm", **{"backbone.trunk": trunk}))
     # Whatever is asked of the test side now, labels included, is an AttributeError.
-    lab.__dict__["dataset"] = replace(lab.dataset, test=None)  # type: ignore[arg-type]
-    trial = evaluate(LossSpec("softmax_norm", (("init", "kaiming-uniform"), ("la", 20.0))), lab)
+    ingredients.__dict__["dataset"] = replace(ingredients.dataset, test=None)  # type: ignore[arg-type]
+    trial = evaluate(
+        LossSpec("softmax_norm", (("init", "kaiming-uniform"), ("la", 20.0))), ingredients
+    )
     assert 0 < trial.score <= 1
 
 
@@ -183,9 +185,11 @@ def test_tuning_asks_for_no_test_inputs(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sides: list[str] = []
-    images = Laboratory.images
+    images = Ingredients.images
     monkeypatch.setattr(
-        Laboratory, "images", lambda lab, side: sides.append(side) or images(lab, side)
+        Ingredients,
+        "images",
+        lambda ingredients, side: sides.append(side) or images(ingredients, side),
     )
     run_tune(plan_of(many, "npairs"), 2, tmp_path)
     assert set(sides) == {"train"}

@@ -26,7 +26,7 @@ from mlbench.records import store
 from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runs.evaluation import _Selection
-from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.outcomes import make_run
 from mlbench.runs.run import run_one
 from mlbench.system.files import _machine, atomic_file
@@ -41,12 +41,12 @@ CPU = torch.device("cpu")
 STEPS = 3  # of an epoch: 24 images in batches of 8
 
 
-def laboratory(photos: Path, loss: str, **settings: Any) -> tuple[RunSpec, Laboratory]:
+def spec_and_ingredients(photos: Path, loss: str, **settings: Any) -> tuple[RunSpec, Ingredients]:
     given = {**QUICK, "batch.size": 8, "schedule.epochs": 2, **settings}
     request = Request(dataset=f"folder:{photos}", losses=(loss,), settings=tuple(given.items()))
     plan = make_plan(request)
     spec = plan.runs()[0]
-    return spec, Laboratory(plan.recipe, plan.files, CPU, lambda *_: None)
+    return spec, Ingredients(plan.recipe, plan.files, CPU, lambda *_: None)
 
 
 def results(record: RunRecord) -> tuple[Any, ...]:
@@ -106,14 +106,14 @@ CROPS = {"input.train_crop": "random-resized", "input.min_area": 0.2, "input.fli
 def test_a_killed_run_ends_as_one_that_was_not(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, changes: Any
 ) -> None:
-    spec, lab = laboratory(more(photos), loss, **changes)
-    whole, queries = run_one(spec, lab)
+    spec, ingredients = spec_and_ingredients(more(photos), loss, **changes)
+    whole, queries = run_one(spec, ingredients)
     out = tmp_path / "out"
     # After the first step, after the first epoch, and in the second.
     for steps in (1, len_of_epoch(whole) - 1, 1):
         with killed_after(steps, monkeypatch):
-            run_one(*laboratory(photos, loss, **changes), out)
-    record, again = run_one(*laboratory(photos, loss, **changes), out)
+            run_one(*spec_and_ingredients(photos, loss, **changes), out)
+    record, again = run_one(*spec_and_ingredients(photos, loss, **changes), out)
     assert results(record) == results(whole)
     assert record.cost.images_seen == whole.cost.images_seen
     assert (record.cost.interruptions, whole.cost.interruptions) == (3, 0)
@@ -131,7 +131,7 @@ def test_a_run_killed_while_it_is_scored_selects_the_same_epoch(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
     changes = {**VALIDATION, "schedule.epochs": 3}
-    whole, _ = run_one(*laboratory(more(photos), "softtriple", **changes))
+    whole, _ = run_one(*spec_and_ingredients(more(photos), "softtriple", **changes))
 
     def stop(_self: object, _network: object, number: int, score: Any = _Selection.score) -> Any:
         if number == epoch:
@@ -141,8 +141,8 @@ def test_a_run_killed_while_it_is_scored_selects_the_same_epoch(
     with monkeypatch.context() as patch:
         patch.setattr(_Selection, "score", stop)
         with pytest.raises(Interrupted):
-            run_one(*laboratory(photos, "softtriple", **changes), tmp_path)
-    record, _ = run_one(*laboratory(photos, "softtriple", **changes), tmp_path)
+            run_one(*spec_and_ingredients(photos, "softtriple", **changes), tmp_path)
+    record, _ = run_one(*spec_and_ingredients(photos, "softtriple", **changes), tmp_path)
     assert results(record) == results(whole)
 
 
@@ -150,8 +150,8 @@ def test_a_run_killed_while_it_is_scored_selects_the_same_epoch(
 def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint(
     photos: Path, tmp_path: Path, steps: int
 ) -> None:
-    spec, lab = laboratory(photos, "softtriple")
-    whole, _ = run_one(spec, lab)
+    spec, ingredients = spec_and_ingredients(photos, "softtriple")
+    whole, _ = run_one(spec, ingredients)
 
     taken = itertools.count(1)
 
@@ -159,41 +159,41 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint(
         if phase.startswith("training") and next(taken) == steps:
             raise Interrupted(signal.SIGINT)
 
-    lab.progress = stop
+    ingredients.progress = stop
     with pytest.raises(Interrupted):
-        run_one(spec, lab, tmp_path)
+        run_one(spec, ingredients, tmp_path)
     (path,) = tmp_path.rglob("*.pt")
     position = torch.load(path, weights_only=True)["state"]["trainer"]["position"]
     assert position["epoch"] * STEPS + position["step"] == steps
-    record, _ = run_one(*laboratory(photos, "softtriple"), tmp_path)
+    record, _ = run_one(*spec_and_ingredients(photos, "softtriple"), tmp_path)
     assert results(record) == results(whole)
 
 
 def test_a_run_is_the_same_whatever_was_made_before_it(photos: Path) -> None:
     changes = {**FROZEN, "selection.rule": "test-best"}
-    spec, lab = laboratory(photos, "margin", **changes)
-    alone, _ = run_one(*laboratory(photos, "margin", **changes))
-    run_one(RunSpec(spec.recipe, LossSpec("features"), spec.seed), lab)
-    run_one(*laboratory(photos, "npairs", **changes)[:1], lab)
-    after, _ = run_one(spec, lab)
+    spec, ingredients = spec_and_ingredients(photos, "margin", **changes)
+    alone, _ = run_one(*spec_and_ingredients(photos, "margin", **changes))
+    run_one(RunSpec(spec.recipe, LossSpec("features"), spec.seed), ingredients)
+    run_one(*spec_and_ingredients(photos, "npairs", **changes)[:1], ingredients)
+    after, _ = run_one(spec, ingredients)
     assert results(after) == results(alone)
 
 
 def test_short_runs_write_none(photos: Path, tmp_path: Path) -> None:
-    run_one(*laboratory(photos, "softtriple"), tmp_path / "out")
+    run_one(*spec_and_ingredients(photos, "softtriple"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_seconds_add_up(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with killed_after(4, monkeypatch):
-        run_one(*laboratory(photos, "softtriple"), tmp_path)
+        run_one(*spec_and_ingredients(photos, "softtriple"), tmp_path)
     (newest, _) = sorted(tmp_path.rglob("*.pt"), key=lambda p: -p.stat().st_mtime_ns)
     kept = torch.load(newest, weights_only=True)["state"]
     kept["seconds"]["train"] += 100
     kept["trainer"]["position"]["seconds"] += 100
     identity = torch.load(newest, weights_only=True)["identity"]
     torch.save({"identity": identity, "state": kept}, newest)
-    record, _ = run_one(*laboratory(photos, "softtriple"), tmp_path)
+    record, _ = run_one(*spec_and_ingredients(photos, "softtriple"), tmp_path)
     assert 100 < record.cost.seconds["train"] < 110
     assert 100 < record.curve[1].seconds < 110
     assert record.cost.seconds["prepare"] > kept["seconds"]["prepare"]
@@ -206,21 +206,21 @@ def test_the_record_takes_the_place_of_the_checkpoints(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with killed_after(4, monkeypatch):
-        run_one(*laboratory(photos, "softtriple"), tmp_path)
+        run_one(*spec_and_ingredients(photos, "softtriple"), tmp_path)
     assert len(list(tmp_path.rglob("*.pt"))) == 2
-    spec, lab = laboratory(photos, "softtriple")
+    spec, ingredients = spec_and_ingredients(photos, "softtriple")
     left = tmp_path / ".checkpoints" / f"{spec.run_id}-1.pt"
     before = left.read_bytes()
-    outcome = make_run(spec, lab, tmp_path)
+    outcome = make_run(spec, ingredients, tmp_path)
     assert outcome is not None
     assert not outcome.reused
     assert not left.parent.exists()
 
     left.parent.mkdir()
     left.write_bytes(before)  # as if killed between the two
-    assert store.find(tmp_path, spec, lab.dataset.fingerprint, "built-in") is not None
+    assert store.find(tmp_path, spec, ingredients.dataset.fingerprint, "built-in") is not None
     assert left.exists()  # reading removes nothing
-    outcome = make_run(spec, lab, tmp_path)
+    outcome = make_run(spec, ingredients, tmp_path)
     assert outcome is not None
     assert outcome.reused
     assert not left.parent.exists()
@@ -230,9 +230,9 @@ def test_other_data_start_anew(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with killed_after(4, monkeypatch):
-        run_one(*laboratory(photos, "softtriple"), tmp_path)
+        run_one(*spec_and_ingredients(photos, "softtriple"), tmp_path)
     next(photos.rglob("7.png")).unlink()
-    record, _ = run_one(*laboratory(photos, "softtriple"), tmp_path)
+    record, _ = run_one(*spec_and_ingredients(photos, "softtriple"), tmp_path)
     assert record.cost.interruptions == 0
     assert list(tmp_path.rglob("*.pt")) == []
 
@@ -243,7 +243,7 @@ LOSS_NAMES = [entry.name for entry in LOSSES.entries() if not entry.prefix]
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_every_loss_goes_on_from_its_state(photos: Path, name: str) -> None:
     """What a loss remembers is in its parameters and buffers, or in the generators of torch."""
-    _, lab = laboratory(photos, name, **FROZEN)
+    _, ingredients = spec_and_ingredients(photos, name, **FROZEN)
 
     def trainer() -> Trainer:
         entry = LOSSES.get(name)
@@ -251,7 +251,7 @@ def test_every_loss_goes_on_from_its_state(photos: Path, name: str) -> None:
         loss = entry.build(4, 8, dict(entry.defaults))
         features = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
         labels = np.arange(32) % 4
-        return Trainer(network, loss, entry, FeatureSource(features), labels, lab.recipe, 5)
+        return Trainer(network, loss, entry, FeatureSource(features), labels, ingredients.recipe, 5)
 
     torch.manual_seed(1)
     whole = trainer()
@@ -273,7 +273,7 @@ def packed(state: dict[str, Any]) -> dict[str, Any]:
 class TestCheckpoints:
     @pytest.fixture
     def spec(self, photos: Path) -> RunSpec:
-        return laboratory(photos, "npairs")[0]
+        return spec_and_ingredients(photos, "npairs")[0]
 
     def saved(self, out: Path, spec: RunSpec, count: int) -> list[Path]:
         """Write checkpoints 0 .. count - 1; return the files, the newest first."""

@@ -100,7 +100,7 @@ def test_blocks_left_by_a_process_that_was_killed_at_the_end_are_removed(path: P
 SCRIPT = """
 import functools, os, signal, sys
 import mlbench
-from mlbench import embed, features, laboratory
+from mlbench import embed, features, ingredients
 features._BLOCK_SECONDS = 0.0
 stop, passes = int(sys.argv[3]), [0]
 
@@ -111,7 +111,7 @@ def batches(network, source, *, start=0, progress=None):
         if passes[0] == stop:
             os.kill(os.getpid(), signal.SIGKILL)
 
-laboratory.embed_batches = batches
+ingredients.embed_batches = batches
 settings = {"input.size": 16, "input.test_resize": 20, "backbone.trunk": "frozen",
             "backbone.weights": sys.argv[2], "schedule.epochs": 1, "schedule.milestones": [],
             "head.dim": 8, "batch.size": 16, "evaluation.nmi_restarts": 1}

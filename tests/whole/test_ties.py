@@ -33,10 +33,10 @@ def test_these_sums_are_equal_but_for_rounding() -> None:
 
 @pytest.mark.parametrize("scores", [(ONE_WAY, OTHER_WAY), (OTHER_WAY, ONE_WAY)])
 def test_of_epochs_that_tie_the_earliest_is_kept(scores: tuple[float, float]) -> None:
-    lab: Any = SimpleNamespace(
+    ingredients: Any = SimpleNamespace(
         recipe=SimpleNamespace(selection=SimpleNamespace(rule="", patience=0))
     )
-    selection = _Selection(lab, cast(Any, SimpleNamespace(seed=0)), cast(Any, None))
+    selection = _Selection(ingredients, cast(Any, SimpleNamespace(seed=0)), cast(Any, None))
     selection._value = lambda network: scores[len(seen) - 1]
     seen: list[int] = []
     network = cast(Any, nn.Linear(1, 1))

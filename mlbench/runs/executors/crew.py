@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mlbench.recipes.plan import Files
 from mlbench.recipes.spec import RunSpec
-from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.outcomes import Outcome
 
 
@@ -92,8 +92,8 @@ class Crew(Protocol):
     remote: bool
     """Whether the runs are made on other machines than this."""
 
-    def begin(self, lab: Laboratory, site: Site) -> None:
-        """Take note of the plan of the runs to come; ``lab`` is this process's own."""
+    def begin(self, ingredients: Ingredients, site: Site) -> None:
+        """Take note of the plan of the runs to come; ``ingredients`` is this process's own."""
         ...
 
     @property

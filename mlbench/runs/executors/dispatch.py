@@ -62,12 +62,12 @@ def run_all(
         listen(Phase(phase, done, total))
 
     own_device = torch.device("cpu") if crew.remote else resolve_device(device)
-    lab, known = open_plan(plan, specs, out, own_device, progress)
+    ingredients, known = open_plan(plan, specs, out, own_device, progress)
     yield from known
     there = {outcome.spec for outcome in known}
     todo = [spec for spec in specs if spec not in there]
     if todo:
-        crew.begin(lab, Site(plan.files, device, out.resolve(), out.resolve()))
+        crew.begin(ingredients, Site(plan.files, device, out.resolve(), out.resolve()))
         yield from _hand_out(crew, todo, out, listen)
 
 

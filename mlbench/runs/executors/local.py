@@ -15,7 +15,7 @@ import torch
 from mlbench.recipes.spec import RunSpec
 from mlbench.runs.executors.child import serve
 from mlbench.runs.executors.crew import Event, Finished, Lost, Site
-from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.ingredients import Ingredients
 from mlbench.system.interrupts import held
 
 _WAIT_SECONDS = 0.3
@@ -37,10 +37,10 @@ class Local:
         self.jobs = jobs
         self._children: list[_Child] = []
 
-    def begin(self, lab: Laboratory, site: Site) -> None:
+    def begin(self, ingredients: Ingredients, site: Site) -> None:
         """Take note of the plan."""
         self._site = site
-        self._gpus = visible_gpus() if lab.device.type == "cuda" else []
+        self._gpus = visible_gpus() if ingredients.device.type == "cuda" else []
 
     @property
     def free(self) -> bool:

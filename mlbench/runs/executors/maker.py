@@ -10,7 +10,7 @@ from mlbench.errors import MlbenchError
 from mlbench.recipes.plan import Files
 from mlbench.recipes.spec import Recipe, RunSpec
 from mlbench.runs.executors.crew import Event, Finished, Phase, Site
-from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.outcomes import Outcome, attempt, failed, label
 from mlbench.training.device import resolve_device
 
@@ -26,9 +26,9 @@ class Inline:
     def __init__(self) -> None:
         self._finished: list[Event] = []
 
-    def begin(self, lab: Laboratory, site: Site) -> None:
+    def begin(self, ingredients: Ingredients, site: Site) -> None:
         """Take note of the plan."""
-        self._lab, self._out = lab, site.out
+        self._ingredients, self._out = ingredients, site.out
 
     @property
     def free(self) -> bool:
@@ -42,7 +42,7 @@ class Inline:
 
     def start(self, spec: RunSpec) -> None:
         """Make the run."""
-        self._finished.append(Finished(spec, attempt(spec, self._lab, self._out)))
+        self._finished.append(Finished(spec, attempt(spec, self._ingredients, self._out)))
 
     def events(self) -> list[Event]:
         """Return what was finished since the last call."""
@@ -54,7 +54,7 @@ class Inline:
 
 
 class Maker:
-    """Makes runs in a process of a crew; keeps the last plan's laboratory between them.
+    """Makes runs in a process of a crew; keeps the last plan's ingredients between them.
 
     Args:
         where: the name of this process.
@@ -71,19 +71,19 @@ class Maker:
         self._run = label(spec)
         self._progress("loading", 0, 0)
         try:
-            lab = self._laboratory(spec.recipe, site)
-            outcome = attempt(spec, lab, site.out, site.checkpoints)
+            ingredients = self._laboratory(spec.recipe, site)
+            outcome = attempt(spec, ingredients, site.out, site.checkpoints)
         except MlbenchError as error:  # the device is not there
             outcome = failed(spec, site.out, str(error))
         return outcome and replace(outcome, where=self.where)
 
-    def _laboratory(self, recipe: Recipe, site: Site) -> Laboratory:
+    def _laboratory(self, recipe: Recipe, site: Site) -> Ingredients:
         key = (recipe, site.files, site.device)
         if self._key != key:
             device = resolve_device(site.device)
-            self._lab = Laboratory(recipe, site.files, device, self._progress)
+            self._ingredients = Ingredients(recipe, site.files, device, self._progress)
             self._key = key
-        return self._lab
+        return self._ingredients
 
     def _progress(self, phase: str, done: int, total: int) -> None:
         now = time.monotonic()

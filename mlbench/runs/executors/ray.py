@@ -31,7 +31,7 @@ from mlbench.runs.claims import claim_file, run_claim
 from mlbench.runs.executors.crew import Event, Finished, Lost, Note, Phase, Site
 from mlbench.runs.executors.maker import Maker
 from mlbench.runs.executors.options import ExecutorOptions
-from mlbench.runs.ingredients import Laboratory
+from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.outcomes import Outcome, failed, find_record, label
 from mlbench.system.files import atomic_file
 from mlbench.system.interrupts import SIGNALS, held, install
@@ -80,11 +80,11 @@ class Ray:
         self._news: list[Event] = []
         self._where: dict[str, str] = {}
 
-    def begin(self, lab: Laboratory, site: Site) -> None:
+    def begin(self, ingredients: Ingredients, site: Site) -> None:
         """Connect to the cluster, and take note of the plan."""
         if not self._connected:
             self._connect()
-        self._lab, self._site = lab, site
+        self._ingredients, self._site = ingredients, site
         gpus = self.options.gpus_per_run
         if gpus is None:
             some = self._ray.cluster_resources().get("GPU", 0) > 0
@@ -122,7 +122,7 @@ class Ray:
         if not claim.enter_context(run_claim(self._site.out, spec)):
             self._news.append(Finished(spec, None))
             return
-        known = find_record(spec, self._lab, self._site.out)
+        known = find_record(spec, self._ingredients, self._site.out)
         if known is not None:
             claim.close()
             path = store.record_path(self._site.out, spec)
