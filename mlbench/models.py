@@ -39,6 +39,7 @@ from mlbench.paths import atomic_file
 from mlbench.record import RunRecord
 from mlbench.registry import BACKBONES
 from mlbench.spec import digest
+from mlbench.vectors import as_array
 
 if TYPE_CHECKING:
     from mlbench.laboratory import Laboratory
@@ -52,7 +53,7 @@ _PREFIXES = ("trunk.", "head.")
 
 Progress = Callable[[int, int], None]
 State = dict[str, Tensor]
-Picture = str | PathLike[str] | Image.Image | ImageArray
+Picture = str | PathLike[str] | Image.Image | ImageArray | Tensor
 
 
 def keep(
@@ -182,7 +183,7 @@ class Model(nn.Module):
         """Embed whole images, prepared as for the evaluation of the run.
 
         Args:
-            images: ``N`` paths, Pillow images or ``(H, W, 3)`` uint8 RGB arrays.
+            images: ``N`` paths, Pillow images or ``(H, W, 3)`` uint8 RGB arrays or tensors.
 
         Returns:
             float32 ``(N, dim)`` of unit length, on the CPU.
@@ -269,7 +270,7 @@ def _read(pictures: Sequence[Picture], i: int) -> ImageArray:
             return np.array(to_rgb(ImageOps.exif_transpose(picture)))
         except (OSError, ValueError) as error:
             raise MlbenchError(f"image number {i} cannot be read: {error}") from error
-    return picture
+    return as_array(picture, f"image number {i}", "(H, W, 3) uint8")
 
 
 @known_state(seed=0)
