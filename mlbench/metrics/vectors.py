@@ -60,6 +60,18 @@ def as_labels(values: LabelsLike, count: int, what: str) -> Labels:
     return labels.long().numpy()
 
 
+def as_array(values: Any, what: str, wanted: str) -> _Array:
+    """Return a NumPy array, of native byte order, of what ``as_vectors`` takes, in any shape.
+
+    Args:
+        values: to be read.
+        what: their name, for messages.
+        wanted: what they should be, for messages.
+    """
+    tensor = _as_tensor(values, what, wanted).cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
 def _as_tensor(values: Any, what: str, wanted: str) -> Tensor:
     """Return ``values`` as a dense tensor with values, detached."""
     _refuse_unreadable(values, what)

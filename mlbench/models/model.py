@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.torch
@@ -28,6 +27,7 @@ from mlbench.datasets.formats import upright
 from mlbench.datasets.pixels import decoded
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ImageSet
+from mlbench.metrics.vectors import as_array
 from mlbench.models.kept import (
     SUFFIXES,
     StateDict,
@@ -44,14 +44,10 @@ from mlbench.training.crops import center_boxes
 from mlbench.training.device import resolve_device
 from mlbench.training.network import Embedder, Trunk, build_head
 
-if TYPE_CHECKING:
-    pass
-
-
 _BATCH = 64
 _PREFIXES = ("trunk.", "head.")
 
-Picture = str | PathLike[str] | Image.Image | ImageArray
+Picture = str | PathLike[str] | Image.Image | ImageArray | Tensor
 
 
 class Model(nn.Module):
@@ -90,7 +86,7 @@ class Model(nn.Module):
         """Embed whole images, prepared as for the evaluation of the run.
 
         Args:
-            images: ``N`` paths, Pillow images or ``(H, W, 3)`` uint8 RGB arrays.
+            images: ``N`` paths, Pillow images or ``(H, W, 3)`` uint8 RGB arrays or tensors.
 
         Returns:
             float32 ``(N, dim)`` of unit length, on the CPU.
@@ -177,7 +173,7 @@ def _read(pictures: Sequence[Picture], i: int) -> ImageArray:
             return np.array(to_rgb(upright(picture)))
         except (OSError, ValueError) as error:
             raise MlbenchError(f"image number {i} cannot be read: {error}") from error
-    return picture
+    return as_array(picture, f"image number {i}", "(H, W, 3) uint8")
 
 
 @known_state(seed=0)

@@ -74,8 +74,12 @@ def test_the_model_prepares_images_as_torchvision_does(photos: Path, tmp_path: P
     pixels = torch.from_numpy(np.array(crop(picture))).permute(2, 0, 1)[None]
     expected = model(pixels)
     torch.testing.assert_close(model(pixels.float()), expected, rtol=0, atol=0)
-    given = [photos / "class4" / "2.png", picture, np.array(picture)]
-    torch.testing.assert_close(model.embed(given), expected.expand(3, -1), rtol=0, atol=1e-6)
+    array = np.array(picture)
+    given = [photos / "class4" / "2.png", picture, array, torch.from_numpy(array)]
+    given.append(array[..., ::-1].copy()[..., ::-1])
+    torch.testing.assert_close(
+        model.embed(given), expected.expand(len(given), -1), rtol=0, atol=1e-6
+    )
     assert not model.training
     assert len(model.embed([])) == 0
 
