@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,8 +101,10 @@ def test_the_level_is_the_same_in_every_process() -> None:
         "print(repr(compare_with_best(components(drawn(0, (3,) * 5, 60))).tail))"
     )
     command = [sys.executable, "-c", code]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert printed == f"{compare_with_best(components(drawn(0, (3,) * 5, 60))).tail!r}\n"
+    tests = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": tests}
+    run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert run.stdout == f"{compare_with_best(components(drawn(0, (3,) * 5, 60))).tail!r}\n"
 
 
 def test_one_row_has_nothing_to_be_behind() -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "intervals.py"
+SCRIPT = Path(__file__).parents[2] / "stress" / "intervals.py"
 
 
 def test_the_quick_simulation_prints_every_case_and_covers(tmp_path: Path) -> None:

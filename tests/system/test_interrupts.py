@@ -212,7 +212,11 @@ def test_a_run_that_is_stopped_is_continued_to_the_same_end(
 
 @pytest.mark.parametrize(
     "function",
-    ["mlbench.runs.run.nmi", "mlbench.runs.run.embed", "mlbench.datasets.pixels.decoded"],
+    [
+        "mlbench.runs.evaluation.nmi",
+        "mlbench.runs.evaluation.embed",
+        "mlbench.datasets.pixels.decoded",
+    ],
 )
 def test_phases_without_steps_stop_at_once(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str

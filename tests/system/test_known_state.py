@@ -15,6 +15,7 @@ from helpers.settings import QUICK
 
 import mlbench
 from mlbench.contract import check_loss
+from mlbench.records import store
 from mlbench.system.known_state import known_state
 
 State = Callable[[], AbstractContextManager[Any]]
@@ -168,7 +169,7 @@ def test_a_loss_is_built_to_be_trained(state: State) -> None:
 def test_no_state_reaches_an_embedding(photos: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"dataset": f"folder:{photos}", "settings": QUICK, "device": "cpu"}
     record = mlbench.run("softtriple", out=tmp_path, keep_model=True, **options)
-    path = mlbench.store.record_path(tmp_path, record.spec)  # type: ignore[attr-defined]
+    path = store.record_path(tmp_path, record.spec)
     images = sorted((photos / "class4").iterdir())
     expected = mlbench.load_model(path, device="cpu").embed(images)
     for name, state in STATES.items():

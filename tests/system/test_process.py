@@ -88,7 +88,7 @@ def test_memory_is_kept_where_torch_was_loaded_first() -> None:
 RELEASE = """
 import json
 import mlbench
-from mlbench.process import memory_released
+from mlbench.system.process import memory_released
 
 def resident():
     with open("/proc/self/status") as file:

@@ -100,7 +100,8 @@ def test_blocks_left_by_a_process_that_was_killed_at_the_end_are_removed(path: P
 SCRIPT = """
 import functools, os, signal, sys
 import mlbench
-from mlbench import embed, features, ingredients
+from mlbench.runs import ingredients
+from mlbench.training import embed, features
 features._BLOCK_SECONDS = 0.0
 stop, passes = int(sys.argv[3]), [0]
 
