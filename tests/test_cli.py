@@ -138,6 +138,7 @@ def test_version() -> None:
     assert "0.1.0" in mlbench("--version").stdout
 
 
+@pytest.mark.filterwarnings("ignore::mlbench.errors.DataWarning")  # classes are copied
 def test_tune_prints_both_tables_and_goes_on_where_it_stopped(photos: Path, out: Path) -> None:
     for name in ("class0", "class1"):
         shutil.copytree(photos / name, photos / f"{name}b")
