@@ -26,7 +26,7 @@ from mlbench.comparison import Comparison, compare
 from mlbench.datasets import glyphs
 from mlbench.errors import MlbenchError, printable
 from mlbench.escaping import escape_csv, escape_latex, escape_markdown
-from mlbench.laboratory import _load_features
+from mlbench.features import _load as _load_features
 from mlbench.table import DATA_FORMATS, SHEET_FORMATS, render, sheets
 from mlbench.terminal import to_text
 
