@@ -110,14 +110,14 @@ def waited(loop: Loop, device: torch.device) -> Loop:
 def report(case: Case, figures: Figures) -> dict[str, Any]:
     """Print a case's table and return its figures."""
     wall, cpu = figures.wall, figures.cpu
-    alone = [name for name in wall if name.startswith("network alone")] or [OURS]
-    best = min(alone, key=lambda name: Spread.of(wall[name]).median)
+    alone = [name for name in wall if name.startswith("network alone")]
+    best = min(alone, key=lambda name: Spread.of(wall[name]).median, default=None)
     operations = flops(case)
     milliseconds = {n: Spread.of(v).scaled(1e3 / case.steps) for n, v in wall.items()}
     cpu_milliseconds = {n: Spread.of(v).scaled(1e3 / case.steps) for n, v in cpu.items()}
     faster = {name: ratio(wall, PLAIN, name) for name in wall}
     cheaper = {name: ratio(cpu, PLAIN, name) for name in cpu}
-    reached = {name: ratio(wall, best, name) for name in wall}
+    reached = {name: ratio(wall, best, name) for name in wall} if best else {}
     rows = [
         (
             name,
@@ -125,7 +125,7 @@ def report(case: Case, figures: Figures) -> dict[str, Any]:
             str(faster[name]),
             str(cpu_milliseconds[name]),
             str(cheaper[name]),
-            str(reached[name]),
+            str(reached.get(name, "")),
             f"{operations / each.median / 1e6:.0f}",
             f"{figures.peak_mb[name]:.0f}",
         )
