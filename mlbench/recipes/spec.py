@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
@@ -16,13 +17,12 @@ from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.recipes.validation import Range, check_value, field_types
 
-_LARGEST_SINGLE = 3.4e38  # what losses are computed in
-
+_LARGEST_SINGLE = 3.4e38  # what losses and steps are computed in
 
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
-Positive = Annotated[float, Range(0, open_low=True)]
-NonNegative = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, _LARGEST_SINGLE, open_low=True)]
+NonNegative = Annotated[float, Range(0, _LARGEST_SINGLE)]
 Share = Annotated[float, Range(0, 1)]
 
 
@@ -219,6 +219,19 @@ class Recipe:
             raise MlbenchError("recipe: evaluation.ks must hold 1, and no value twice")
         if self.selection.folds == 1:
             raise MlbenchError("recipe: selection.folds must be 0 (none) or at least 2")
+        if self._largest_rate() > math.log(_LARGEST_SINGLE):
+            raise MlbenchError(
+                f"recipe: schedule.decay {self.schedule.decay:g} raises a learning rate above "
+                f"{_LARGEST_SINGLE:g}; lower it or give fewer schedule.milestones"
+            )
+
+    def _largest_rate(self) -> float:
+        """Return the logarithm of the largest rate of any epoch; a declared one counts as 1."""
+        optimizer, schedule = self.optimizer, self.schedule
+        declared = 1.0 if optimizer.loss_lr == "declared" else optimizer.loss_lr
+        rises = sum(start < schedule.epochs for start in schedule.milestones)
+        first = math.log(max(optimizer.lr, optimizer.head_lr, declared))
+        return first + rises * max(math.log(schedule.decay), 0.0)
 
     @functools.cached_property
     def recipe_id(self) -> str:

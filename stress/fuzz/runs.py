@@ -23,7 +23,7 @@ _QUICK = {
     "evaluation.nmi_restarts": 1,
     "head.dim": 8,
 }
-_RATES = (0.0, 1e-300, 1.0, 1e30, 1e308)
+_RATES = (0.0, 1e-300, 1.0, 1e30, 3.4e38, 1e308)
 _EDGES: dict[str, tuple[Any, ...]] = {
     "optimizer.name": ("adam", "adamw", "rmsprop", "sgd"),
     "optimizer.lr": _RATES,

@@ -85,6 +85,14 @@ def test_bare_words_are_strings() -> None:
         (["epochs=2.5"], "expected an integer"),
         (["flip=yes"], "expected true or false"),
         (["optimizer.lr=nan"], "not a finite number"),
+        (["lr=1e308"], "lr: 1e\\+308 must be at least 0 and at most 3.4e\\+38"),
+        (["head_lr=1e39"], "must be above 0 and at most 3.4e"),
+        (["loss_lr=1e39"], "must be above 0 and at most 3.4e"),
+        (["eps=1e39"], "must be above 0 and at most 3.4e"),
+        (["weight_decay=1e308"], "must be at least 0 and at most 3.4e"),
+        (["decay=1e39"], "must be above 0 and at most 3.4e"),
+        (["decay=1e20", "milestones=[1, 2]"], "decay 1e\\+20 raises a learning rate above 3.4e"),
+        (["lr=1e30", "decay=1e10", "milestones=[1]"], "raises a learning rate above 3.4e"),
         (["optimizer.name=adamm"], "not one of adam, adamw, rmsprop, sgd"),
         (["name=x"], "ambiguous; one of data.name"),
         (["softtriple.taux=1"], "did you mean tau"),
@@ -102,6 +110,12 @@ def test_bare_words_are_strings() -> None:
 def test_bad_settings_are_named(settings: list[str], message: str) -> None:
     with pytest.raises(MlbenchError, match=message):
         plan_of(*settings)
+
+
+def test_rates_up_to_single_precision_are_taken() -> None:
+    largest = plan_of("lr=3.4e38", "weight_decay=3.4e38", "eps=3.4e38").recipe
+    assert largest.optimizer.weight_decay == 3.4e38
+    assert plan_of("decay=1e30", "milestones=[1, 999]", "epochs=3").recipe.schedule.decay == 1e30
 
 
 @pytest.mark.parametrize(
