@@ -114,7 +114,6 @@ def test_version() -> None:
     assert "0.1.0" in mlbench("--version").stdout
 
 
-@pytest.mark.filterwarnings("ignore::mlbench.errors.DataWarning")  # classes are copied
 def test_tune_prints_both_tables_and_goes_on_where_it_stopped(photos: Path, out: Path) -> None:
     for path in [*(photos / "class0").iterdir(), *(photos / "class1").iterdir()]:
         other = photos / f"{path.parent.name}b" / path.name

@@ -151,7 +151,7 @@ class TestFetch:
 
         for place in ("download._save", "download.Pin.problem", "archives._write"):
             with monkeypatch.context() as patch:
-                patch.setattr(f"mlbench.{place}", stop)
+                patch.setattr(f"mlbench.system.{place}", stop)
                 assert mlbench("data", "fetch", "cub200", "--data-root", root).exit_code == 130
             assert_refused(mlbench("data", "path", "cub200", "--data-root", root), "data fetch")
         assert mlbench("data", "fetch", "cub200", "--data-root", root).exit_code == 0

@@ -72,7 +72,7 @@ def test_the_sdist_holds_tests_documents_and_benchmarks(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for folder in ("mlbench", "tests", "docs", "benchmarks", "examples"):
+    for folder in ("mlbench", "tests", "docs", "benchmarks", "examples", "stress", "tools"):
         assert shipped(ROOT / folder) <= names, folder
     wanted = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md"}
     assert wanted | {"Makefile", "constraints.txt", "pyproject.toml"} <= names

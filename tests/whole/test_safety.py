@@ -32,7 +32,11 @@ from mlbench.tables.text import to_text
 from mlbench.training.features import _load
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [p for d in ("mlbench", "benchmarks", "examples") for p in (ROOT / d).rglob("*.py")]
+SOURCES = [
+    p
+    for d in ("mlbench", "benchmarks", "examples", "stress", "tools")
+    for p in (ROOT / d).rglob("*.py")
+]
 FORMATS = (*SHEET_FORMATS, *DATA_FORMATS)
 
 HOSTILE = (
