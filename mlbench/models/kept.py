@@ -29,11 +29,12 @@ def plain(state: StateDict) -> StateDict:
     }
 
 
-def _metadata(record: RunRecord) -> dict[str, str]:
-    return {"mlbench": json.dumps({"format": 1, "result": _result_id(record)})}
+def model_metadata(record: RunRecord) -> dict[str, str]:
+    """Return what a model's file says of its run."""
+    return {"mlbench": json.dumps({"format": 1, "result": result_id(record)})}
 
 
-def _result_id(record: RunRecord) -> str:
+def result_id(record: RunRecord) -> str:
     """Identify a run and what came out of it, so that a model of another outcome is told apart."""
     made_of = [record.spec.run_id, record.dataset.fingerprint, record.loss_source]
     return digest([*made_of, record.weights_id, record.metrics])
@@ -42,7 +43,7 @@ def _result_id(record: RunRecord) -> str:
 def is_kept(path: Path, record: RunRecord) -> bool:
     """Tell whether the model of a record lies beside it."""
     there = path.with_suffix(SUFFIXES[1]).is_file()
-    return there and _kept_result(path.with_suffix(SUFFIXES[0])) == _result_id(record)
+    return there and kept_result(path.with_suffix(SUFFIXES[0])) == result_id(record)
 
 
 def has_none(record: RunRecord) -> bool:
@@ -50,7 +51,7 @@ def has_none(record: RunRecord) -> bool:
     return record.loss in BASELINES or record.status != "ok"
 
 
-def _kept_result(model: Path) -> str | None:
+def kept_result(model: Path) -> str | None:
     """Read of which result a model is; None if there is no file or it is damaged."""
     if not is_regular(model):  # safetensors would wait for a pipe
         return None

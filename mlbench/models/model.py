@@ -31,9 +31,9 @@ from mlbench.metrics.vectors import as_array
 from mlbench.models.kept import (
     SUFFIXES,
     StateDict,
-    _kept_result,
-    _result_id,
     has_none,
+    kept_result,
+    result_id,
 )
 from mlbench.progress import Progress
 from mlbench.records import store
@@ -220,10 +220,10 @@ def _load_state(path: Path, record: RunRecord) -> StateDict:
     mend = "make it with the command of the run and --keep-model"
     if not model.is_file():
         raise MlbenchError(f"{path}: its model was not kept; {mend}")
-    found = _kept_result(model)
+    found = kept_result(model)
     if found is None:
         raise MlbenchError(f"{model}: damaged, or not a model of mlbench; remove it and {mend}")
-    if found != _result_id(record):
+    if found != result_id(record):
         raise MlbenchError(f"{model}: of another run than the record; remove it and {mend}")
     return safetensors.torch.load_file(model)
 

@@ -12,7 +12,12 @@ from typing import Any, Literal
 
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
-from mlbench.recipes.reading import _loss_parameters, _recipe_table, _with_ks_of_dataset, read_toml
+from mlbench.recipes.reading import (
+    loss_parameters,
+    read_recipe_table,
+    read_toml,
+    with_ks_of_dataset,
+)
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec, recipe_keys
 from mlbench.recipes.validation import build, check_value
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
@@ -103,9 +108,9 @@ def make_plan(request: Request) -> Plan:
         MlbenchError: any name, key or value that is wrong, with its near misses.
     """
     benchmark = _read_benchmark(request.benchmark) if request.benchmark else {}
-    recipe_table, where = _recipe_table(request.recipe or benchmark.get("recipe", "default"))
+    recipe_table, where = read_recipe_table(request.recipe or benchmark.get("recipe", "default"))
     table = dict(recipe_table)
-    losses = _losses(request, benchmark, _loss_parameters(table, where))
+    losses = _losses(request, benchmark, loss_parameters(table, where))
     if request.dataset is not None:
         table["data"] = {**table.get("data", {}), "name": request.dataset}
     if request.backbone is not None:
@@ -113,7 +118,7 @@ def make_plan(request: Request) -> Plan:
     for key, value in request.settings:
         _set(key, value, table, losses)
     if not any(key in ("ks", "evaluation.ks") for key, _ in request.settings):
-        table = _with_ks_of_dataset(table, recipe_table)
+        table = with_ks_of_dataset(table, recipe_table)
     table, files = _resolve_files(table, request.data_root)
     policy = check_value(OnBadImage, request.on_bad_image, "on_bad_image")
     files = replace(

@@ -40,7 +40,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     Raises:
         MlbenchError: unknown name, no such file, or a key or value that is wrong.
     """
-    table, where = _recipe_table(name_or_path)
+    table, where = read_recipe_table(name_or_path)
     table.pop("losses", None)
     return build(Recipe, table, where)
 
@@ -51,16 +51,16 @@ def recipe_fields(name_or_path: str) -> dict[str, Any]:
     Raises:
         MlbenchError: as ``load_recipe``.
     """
-    table, where = _recipe_table(name_or_path)
+    table, where = read_recipe_table(name_or_path)
     given = {
         f"losses.{loss}.{parameter}": value
-        for loss, parameters in _loss_parameters(table, where).items()
+        for loss, parameters in loss_parameters(table, where).items()
         for parameter, value in parameters.items()
     }
     return {**load_recipe(name_or_path).flat(), **given}
 
 
-def _recipe_table(
+def read_recipe_table(
     source: object, folder: Path | None = None, passed: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], str]:
     """Return the plain table of a recipe, all its sections tables, and where it comes from.
@@ -93,14 +93,14 @@ def _with_base(
     for section, fields in table.items():
         if not isinstance(fields, Mapping):
             raise MlbenchError(f"{where}: {section}: expected a table, got {fields!r}")
-    merged = {} if base is None else _recipe_table(base, folder, passed)[0]
+    merged = {} if base is None else read_recipe_table(base, folder, passed)[0]
     changed = {name: {**merged.get(name, {}), **fields} for name, fields in table.items()}
     if "ks" in table.get("evaluation", {}):
         return {**merged, **changed}, where
-    return _with_ks_of_dataset({**merged, **changed}, merged), where
+    return with_ks_of_dataset({**merged, **changed}, merged), where
 
 
-def _with_ks_of_dataset(table: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+def with_ks_of_dataset(table: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """Let the k of R@k follow a changed data set, unless they were chosen and not its usual ones.
 
     Args:
@@ -137,7 +137,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise MlbenchError(f"{path}: not readable as TOML ({error})") from error
 
 
-def _loss_parameters(table: dict[str, Any], where: str) -> dict[str, dict[str, ParamValue]]:
+def loss_parameters(table: dict[str, Any], where: str) -> dict[str, dict[str, ParamValue]]:
     """Take the parameters that a recipe gives to losses out of its table."""
     given = table.pop("losses", {})
     return check_value(dict[str, dict[str, ParamValue]], given, f"{where}: losses")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NEIGHBORS_KEPT = 10
 
 
-def _packed(queries: QueryResults) -> tuple[bytes, str]:
+def packed_scores(queries: QueryResults) -> tuple[bytes, str]:
     """Return the content of the ``.npz`` and the SHA-256 of its arrays behind the metrics."""
     import numpy as np
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mlbench.errors import MlbenchError
 from mlbench.recipes.spec import RunSpec
 from mlbench.records.record import PROTOCOL_VERSION, RunRecord
-from mlbench.records.scores import _packed
+from mlbench.records.scores import packed_scores
 from mlbench.system.files import atomic_file, check_path
 from mlbench.system.machine import MachineError, raise_lack
 from mlbench.system.regular import read_regular
@@ -132,7 +132,7 @@ def save(out: Path, record: RunRecord, queries: QueryResults | None) -> Path:
     if path.exists():
         set_aside(path)
     if queries is not None:
-        content, sha256 = _packed(queries)
+        content, sha256 = packed_scores(queries)
         record = replace(record, queries_sha256=sha256)
         with atomic_file(path.with_suffix(".npz"), own_folder=True) as file:
             file.write(content)

@@ -11,7 +11,7 @@ from mlbench.recipes.spec import LossSpec, Recipe
 DEFAULT_FOLDS = 2
 
 
-_SEED = 0
+TRIAL_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ def validation_recipe(recipe: Recipe) -> Recipe:
             f"tune: selection.rule '{recipe.selection.rule}' chooses epochs; only parameters are "
             "tuned here: --set selection.rule=last"
         )
-    return _with_folds(recipe, recipe.selection.folds or DEFAULT_FOLDS)
+    return with_folds(recipe, recipe.selection.folds or DEFAULT_FOLDS)
 
 
-def _with_folds(recipe: Recipe, folds: int) -> Recipe:
+def with_folds(recipe: Recipe, folds: int) -> Recipe:
+    """Return the recipe with so many validation folds."""
     return replace(recipe, selection=replace(recipe.selection, folds=folds))

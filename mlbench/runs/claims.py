@@ -15,7 +15,7 @@ from pathlib import Path
 from mlbench.errors import MlbenchError
 from mlbench.recipes.spec import RunSpec
 from mlbench.system.files import LinkedFolderError, atomic_file
-from mlbench.system.locks import _acquire, _lock
+from mlbench.system.locks import acquire, open_lock
 
 
 def claim_file(out: Path, spec: RunSpec) -> Path:
@@ -36,8 +36,8 @@ def run_claim(out: Path, spec: RunSpec) -> Iterator[bool]:
     path = claim_file(out, spec)
     if path.parent.is_symlink():
         raise LinkedFolderError(path.parent)
-    lock = _lock(path)
-    mine = _acquire(lock, blocking=False)
+    lock = open_lock(path)
+    mine = acquire(lock, blocking=False)
     _keep_out_of_git(path.parent)
     try:
         yield mine

@@ -18,7 +18,7 @@ from mlbench.training.embed import embed
 from mlbench.training.network import Embedder
 
 
-class _Selection:
+class Selection:
     """Remembers the network of the best epoch, if the recipe selects one."""
 
     def __init__(self, ingredients: Ingredients, spec: RunSpec, part: TrainingPart) -> None:
@@ -52,11 +52,12 @@ class _Selection:
             embeddings = embed(network, self.source)
             search, metric = functools.partial(evaluate_queries, labels=self.labels), "MAP@R"
         else:
-            embeddings = _embed_evaluated(network, self.ingredients, self.seed)
+            embeddings = embed_evaluated(network, self.ingredients, self.seed)
             search, metric = functools.partial(_retrieve, ingredients=self.ingredients), "R@1"
         return summarize(search(embeddings))[metric] if has_directions(embeddings) else None
 
     def exhausted(self, epoch: int) -> bool:
+        """Tell whether the recipe's patience is at its end."""
         return bool(self.best and self.patience and epoch - self.best[1] >= self.patience)
 
     def restore(self, network: Embedder, last: int) -> int:
@@ -80,13 +81,13 @@ def has_directions(embeddings: Tensor) -> bool:
     return bool(torch.isfinite(embeddings).all() and embeddings.any(dim=1).all())
 
 
-def _directed(features: Tensor) -> Tensor:
+def directed(features: Tensor) -> Tensor:
     """Give all-zero features, such as a blank image's after ReLU, one common direction."""
     blank = ~features.any(dim=1, keepdim=True)
     return features.masked_fill(blank, 1.0)
 
 
-def _embed_evaluated(network: nn.Module, ingredients: Ingredients, seed: int) -> Tensor:
+def embed_evaluated(network: nn.Module, ingredients: Ingredients, seed: int) -> Tensor:
     """Embed the queries and below them the gallery, if there is one."""
     return torch.cat(
         [embed(network, ingredients.inputs(side, seed)) for side in ingredients.evaluated]
@@ -103,7 +104,7 @@ def _retrieve(embeddings: Tensor, ingredients: Ingredients) -> QueryResults:
     return evaluate_queries(queries, labels, gallery=rows, gallery_labels=gallery.labels, ks=ks)
 
 
-def _evaluate(embeddings: Tensor, ingredients: Ingredients, seed: int) -> Evaluation:
+def evaluate_run(embeddings: Tensor, ingredients: Ingredients, seed: int) -> Evaluation:
     """Evaluate the embeddings of all evaluated sides; NMI is of the queries alone."""
     labels = ingredients.images("test").labels
     queries = _retrieve(embeddings, ingredients)

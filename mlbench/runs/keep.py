@@ -10,7 +10,7 @@ import safetensors.torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlbench.models.kept import SUFFIXES, StateDict, _metadata, plain, set_aside
+from mlbench.models.kept import SUFFIXES, StateDict, model_metadata, plain, set_aside
 from mlbench.records.record import RunRecord
 from mlbench.system.files import atomic_file
 
@@ -42,7 +42,9 @@ def keep(
     with atomic_file(vectors, own_folder=True) as file:
         unit = F.normalize(embeddings[: len(ingredients.dataset.test)])
         np.save(file, unit.half().numpy(), allow_pickle=False)
-    content = safetensors.torch.save(_kept_state(ingredients, record, trained), _metadata(record))
+    content = safetensors.torch.save(
+        _kept_state(ingredients, record, trained), model_metadata(record)
+    )
     with atomic_file(model, own_folder=True) as file:
         file.write(content)
 

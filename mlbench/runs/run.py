@@ -23,10 +23,10 @@ from mlbench.records.record import PROTOCOL_VERSION, Cost, DatasetFacts, EpochRo
 from mlbench.registry import LOSSES
 from mlbench.runs.evaluation import (
     Evaluation,
-    _directed,
-    _embed_evaluated,
-    _evaluate,
-    _Selection,
+    Selection,
+    directed,
+    embed_evaluated,
+    evaluate_run,
     has_directions,
 )
 from mlbench.runs.ingredients import Ingredients, TrainingPart, training_part
@@ -93,9 +93,9 @@ def _run_one(
     if trained.diverged:
         return _record(spec, ingredients, watch, trained, None), None
     with watch("evaluate"):
-        embeddings = _embed_evaluated(trained.network, ingredients, spec.seed)
+        embeddings = embed_evaluated(trained.network, ingredients, spec.seed)
         results = (
-            _evaluate(embeddings, ingredients, spec.seed) if has_directions(embeddings) else None
+            evaluate_run(embeddings, ingredients, spec.seed) if has_directions(embeddings) else None
         )
     record = _record(spec, ingredients, watch, trained, results)
     if keep is not None and results is not None:
@@ -116,7 +116,7 @@ def train(
             ingredients.images("train").labels, ingredients.recipe, spec.seed, spec.fold
         )
         # Before the network: what is computed here may seed the generators that training draws on.
-        selection = _Selection(ingredients, spec, part)
+        selection = Selection(ingredients, spec, part)
         kept = None if out is None else Checkpoints(out, spec, _identity(spec, ingredients))
         network = ingredients.network(spec.seed)
         num_classes = int(part.labels.max()) + 1
@@ -150,7 +150,7 @@ class _Training:
     """The training of one run: its curve so far, and all of it into checkpoints and back."""
 
     def __init__(
-        self, trainer: Trainer, selection: _Selection, watch: Stopwatch, kept: Checkpoints | None
+        self, trainer: Trainer, selection: Selection, watch: Stopwatch, kept: Checkpoints | None
     ) -> None:
         self.trainer, self.selection, self.watch, self.kept = trainer, selection, watch, kept
         self.rows: list[EpochRow] = []
@@ -231,7 +231,7 @@ def _baseline(
         elif spec.loss.name == "pca":
             test = pca(ingredients.features("train", spec.seed), test, ingredients.recipe.head.dim)
     with watch("evaluate"):
-        results = _evaluate(_directed(test), ingredients, spec.seed)
+        results = evaluate_run(directed(test), ingredients, spec.seed)
     return _record(spec, ingredients, watch, None, results), results.queries
 
 

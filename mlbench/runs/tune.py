@@ -24,7 +24,7 @@ from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.progress import PhaseProgress
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, RunSpec, digest
-from mlbench.records.trials import _SEED, Trial, Tuned, _with_folds, validation_recipe
+from mlbench.records.trials import TRIAL_SEED, Trial, Tuned, validation_recipe, with_folds
 from mlbench.registry import LOSSES
 from mlbench.runs.evaluation import has_directions
 from mlbench.runs.ingredients import Ingredients
@@ -51,7 +51,7 @@ Report = Callable[[Trial, int, int], None]
 def final_plan(plan: Plan, tuned: Sequence[Tuned]) -> Plan:
     """Return the plan of the final runs: all training classes, untuned and chosen parameters."""
     losses = [trial.loss for each in tuned for trial in (each.default, each.chosen)]
-    return replace(plan, recipe=_with_folds(plan.recipe, 0), losses=tuple(dict.fromkeys(losses)))
+    return replace(plan, recipe=with_folds(plan.recipe, 0), losses=tuple(dict.fromkeys(losses)))
 
 
 def tune(
@@ -83,8 +83,10 @@ def tune(
     _optuna()
     ingredients = Ingredients(validation_recipe(plan.recipe), plan.files, device, progress)
     spaces = {loss: search_space(LOSSES.get(loss.name), loss) for loss in plan.losses}
-    with known_state(ingredients.recipe.training.precision, _SEED):
-        ingredients.inputs("train", _SEED)  # bad data or weights are named before there is a store
+    with known_state(ingredients.recipe.training.precision, TRIAL_SEED):
+        ingredients.inputs(
+            "train", TRIAL_SEED
+        )  # bad data or weights are named before there is a store
     with _open_store(out) as store:
         return [
             _tune(loss, space, trials, ingredients, store, report) for loss, space in spaces.items()
@@ -121,9 +123,9 @@ def _tune(
 
 def evaluate(loss: LossSpec, ingredients: Ingredients) -> Trial:
     """Train on each fold's other classes and evaluate the last epoch on the fold's own classes."""
-    with known_state(ingredients.recipe.training.precision, _SEED):
+    with known_state(ingredients.recipe.training.precision, TRIAL_SEED):
         runs = [
-            _evaluate_fold(RunSpec(ingredients.recipe, loss, _SEED, fold), ingredients)
+            _evaluate_fold(RunSpec(ingredients.recipe, loss, TRIAL_SEED, fold), ingredients)
             for fold in range(ingredients.recipe.selection.folds)
         ]
     scores = [score for score, _ in runs if score is not None]

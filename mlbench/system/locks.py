@@ -25,22 +25,24 @@ def built_once(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     Raises:
         MlbenchError: the folder's file system refuses locks.
     """
-    lock = _lock(cache_dir("locks") / f"{path.name}.lock")
-    if not _acquire(lock, blocking=False):
+    lock = open_lock(cache_dir("locks") / f"{path.name}.lock")
+    if not acquire(lock, blocking=False):
         waiting()
-        _acquire(lock, blocking=True)
+        acquire(lock, blocking=True)
     try:
         yield
     finally:
         lock.release()
 
 
-def _lock(path: Path) -> FileLock:
+def open_lock(path: Path) -> FileLock:
+    """Return the lock of a file, not yet acquired."""
     # Without flock the library would fall back on files that outlive their holder.
     return FileLock(path, poll_interval=_POLL_SECONDS, fallback_to_soft=False)
 
 
-def _acquire(lock: FileLock, *, blocking: bool) -> bool:
+def acquire(lock: FileLock, *, blocking: bool) -> bool:
+    """Acquire a lock; False if another process has it. MlbenchError if locks are refused."""
     path = Path(lock.lock_file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

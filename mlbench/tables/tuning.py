@@ -9,7 +9,7 @@ from mlbench.comparison.statistics import Estimate, estimate
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec
 from mlbench.records.record import RunRecord
-from mlbench.records.trials import _SEED, Tuned, validation_recipe
+from mlbench.records.trials import TRIAL_SEED, Tuned, validation_recipe
 from mlbench.tables.layout import percent
 from mlbench.tables.sheet import Line, Sheet
 
@@ -72,7 +72,7 @@ def _notes(tuned: Sequence[Tuned], plan: Plan) -> tuple[str, ...]:
     recipe = validation_recipe(plan.recipe)
     return (
         f"each trial: {recipe.selection.folds} folds of the training classes, "
-        f"{recipe.schedule.epochs} epochs, seed {_SEED}; a loss's first trial is its default",
+        f"{recipe.schedule.epochs} epochs, seed {TRIAL_SEED}; a loss's first trial is its default",
         *_budgets(tuned),
         *(
             f"{t.default.loss.name}: nothing to search, so one trial"

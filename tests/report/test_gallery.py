@@ -54,8 +54,8 @@ def test_metrics_are_those_of_a_search_by_hand(shop: Path, monkeypatch: pytest.M
         kept.append(embeddings)
         return evaluate(embeddings, ingredients, seed)
 
-    evaluate = evaluation._evaluate
-    monkeypatch.setattr(run_module, "_evaluate", keep)
+    evaluate = evaluation.evaluate_run
+    monkeypatch.setattr(run_module, "evaluate_run", keep)
     metrics = run(shop).metrics
     unit = torch.nn.functional.normalize(kept[0].double()).numpy()
     queries, gallery = unit[:8], unit[8:]

@@ -25,7 +25,7 @@ from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.records import store
 from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
-from mlbench.runs.evaluation import _Selection
+from mlbench.runs.evaluation import Selection
 from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.outcomes import make_run
 from mlbench.runs.run import run_one
@@ -133,13 +133,13 @@ def test_a_run_killed_while_it_is_scored_selects_the_same_epoch(
     changes = {**VALIDATION, "schedule.epochs": 3}
     whole, _ = run_one(*spec_and_ingredients(more(photos), "softtriple", **changes))
 
-    def stop(_self: object, _network: object, number: int, score: Any = _Selection.score) -> Any:
+    def stop(_self: object, _network: object, number: int, score: Any = Selection.score) -> Any:
         if number == epoch:
             raise Interrupted(signal.SIGTERM)
         return score(_self, _network, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Selection, "score", stop)
+        patch.setattr(Selection, "score", stop)
         with pytest.raises(Interrupted):
             run_one(*spec_and_ingredients(photos, "softtriple", **changes), tmp_path)
     record, _ = run_one(*spec_and_ingredients(photos, "softtriple", **changes), tmp_path)

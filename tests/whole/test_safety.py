@@ -33,9 +33,7 @@ from mlbench.training.features import _load
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [
-    p
-    for d in ("mlbench", "benchmarks", "examples", "stress", "tools")
-    for p in (ROOT / d).rglob("*.py")
+    p for d in ("mlbench", "benchmarks", "examples", "stress") for p in (ROOT / d).rglob("*.py")
 ]
 FORMATS = (*SHEET_FORMATS, *DATA_FORMATS)
 

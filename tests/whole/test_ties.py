@@ -18,7 +18,7 @@ from mlbench.metrics.evaluation import NmiRestart, nmi
 from mlbench.metrics.ties import first_highest
 from mlbench.recipes.spec import LossSpec
 from mlbench.records.trials import Trial, Tuned
-from mlbench.runs.evaluation import _Selection
+from mlbench.runs.evaluation import Selection
 
 pytestmark = pytest.mark.numeric
 
@@ -36,7 +36,7 @@ def test_of_epochs_that_tie_the_earliest_is_kept(scores: tuple[float, float]) ->
     ingredients: Any = SimpleNamespace(
         recipe=SimpleNamespace(selection=SimpleNamespace(rule="", patience=0))
     )
-    selection = _Selection(ingredients, cast(Any, SimpleNamespace(seed=0)), cast(Any, None))
+    selection = Selection(ingredients, cast(Any, SimpleNamespace(seed=0)), cast(Any, None))
     selection._value = lambda network: scores[len(seen) - 1]
     seen: list[int] = []
     network = cast(Any, nn.Linear(1, 1))
