@@ -41,7 +41,7 @@ def test_a_face_exports_what_it_says_and_hides_no_file(room: str) -> None:
     by_kind = sorted(face.__all__, key=lambda name: (not name.isupper(), name.islower(), name))
     assert by_kind == list(face.__all__)  # as ruff sorts them: constants, classes, functions
     for name in face.__all__:
-        assert getattr(face, name).__module__.startswith(f"mlbench.{room}.") or name.isupper()
+        assert name.isupper() or getattr(face, name).__module__.startswith(f"mlbench.{room}.")
         assert importlib.util.find_spec(f"mlbench.{room}.{name}") is None
 
 
