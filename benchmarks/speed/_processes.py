@@ -26,7 +26,7 @@ class Process:
 
     Attributes:
         build: makes the loop, and what is done before each of its turns, in the process.
-        settings: whether the process has mlbench's settings (``mlbench.process``).
+        settings: whether the process has mlbench's settings (``mlbench.system.process``).
     """
 
     build: Build
