@@ -63,9 +63,9 @@ SETTINGS = {
 COMMAND = """
 import faulthandler, os, signal, sys, time
 faulthandler.register(signal.SIGUSR1, all_threads=False)
-import mlbench.checkpoint
+from mlbench.training import checkpoint
 from mlbench.cli import main
-mlbench.checkpoint.INTERVAL_SECONDS, mlbench.checkpoint._MAX_SHARE = 0.05, 1
+checkpoint.INTERVAL_SECONDS, checkpoint._MAX_SHARE = 0.05, 1
 fsync = os.fsync
 os.fsync = lambda handle: (fsync(handle), time.sleep(0.03))
 main(sys.argv[1:], prog_name="mlbench")

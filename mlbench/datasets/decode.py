@@ -41,7 +41,7 @@ def decode(path: Path) -> ImageArray:
     of an animation the first frame counts.
 
     Args:
-        path: a regular file of one of the formats of ``mlbench.datasets.formats``.
+        path: a regular file of one of the formats of ``formats``.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB.

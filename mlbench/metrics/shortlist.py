@@ -1,8 +1,8 @@
 """Short lists of likely nearest neighbours, from float32 products that fit a processor's cache.
 
 A list of ``keep`` rows comes with a floor: no row that is missing scores more than that in float32.
-Which rows are nearest, ``mlbench.metrics.neighbors`` decides from there. Products must be exact
-float32, as in ``known_state``: the error bound would not hold for TF32 or bfloat16.
+Which rows are nearest, ``neighbors`` decides from there. Products must be exact float32, as
+in ``known_state``: the error bound would not hold for TF32 or bfloat16.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def ladders(records: Mapping[Path, RunRecord]) -> list[Ladder]:
     """Find the cumulative ladders whose rungs are all among the records, and draw each.
 
     Records do not say that ``mlbench ablate`` made them, so a ladder is known by its rungs: from
-    its first to its last, each recipe that ``ladder`` would have run in between is there.
+    its first to its last, each recipe that ``comparison.ladder`` would have run in between is there.
 
     Args:
         records: by path.
