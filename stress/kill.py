@@ -63,8 +63,8 @@ SETTINGS = {
 COMMAND = """
 import faulthandler, os, signal, sys, time
 faulthandler.register(signal.SIGUSR1, all_threads=False)
-from mlbench.training import checkpoint
 from mlbench.cli import main
+from mlbench.training import checkpoint
 checkpoint.INTERVAL_SECONDS, checkpoint._MAX_SHARE = 0.05, 1
 fsync = os.fsync
 os.fsync = lambda handle: (fsync(handle), time.sleep(0.03))
