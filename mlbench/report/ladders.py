@@ -36,8 +36,8 @@ class Ladder:
 def ladders(records: Mapping[Path, RunRecord]) -> list[Ladder]:
     """Find the cumulative ladders whose rungs are all among the records, and draw each.
 
-    Records do not say that ``mlbench ablate`` made them, so a ladder is known by its rungs: from
-    its first to its last, each recipe that ``comparison.ladder`` would have run in between is there.
+    Records do not say what made them, so a ladder is known by its rungs: from
+    its first to its last, each recipe that ``mlbench ablate`` would have run in between is there.
 
     Args:
         records: by path.

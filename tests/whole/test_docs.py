@@ -259,6 +259,14 @@ def test_modules_that_documents_name_exist() -> None:
         assert {Path(name).name for name in named_there} <= ours, named(document)
 
 
+def test_names_of_the_package_in_prose_can_be_imported() -> None:
+    sources = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
+    texts = [*map(prose, LINKED), *(file.read_text(encoding="utf-8") for file in sources)]
+    dotted = re.compile(r"`(mlbench\.[\w.:]*\w)`")
+    for name in {name for text in texts for name in dotted.findall(text)}:
+        pkgutil.resolve_name(name)
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_file_that_is_not_there_is_missed(folder: str) -> None:
     stale = f"{folder}/no_such.py"
