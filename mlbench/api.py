@@ -30,6 +30,10 @@ def list_losses() -> list[str]:
     """Return the names of all losses that can be built: built-in ones first, then plugins'.
 
     Names that an argument must follow, such as ``pml:NAME``, are not among them.
+
+    >>> import mlbench
+    >>> mlbench.list_losses()[:3]
+    ['softtriple', 'softmax_norm', 'npairs']
     """
     return [entry.name for entry in LOSSES.entries() if not entry.prefix]
 
@@ -49,6 +53,12 @@ def build_loss(name: str, num_classes: int, embedding_dim: int, **params: ParamV
 
     Raises:
         MlbenchError: unknown name or parameter (near misses are named), or a wrong value.
+
+    >>> import mlbench, torch
+    >>> loss = mlbench.build_loss("triplet", num_classes=2, embedding_dim=2, margin=0.5)
+    >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
+    >>> round(loss(embeddings, torch.tensor([0, 0, 1, 1])).item(), 3)
+    0.1
     """
     from mlbench.system.known_state import known_state
 

@@ -2,10 +2,14 @@
 
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from mlbench.registry import BACKBONES, DATASETS, LOSSES
 
 READING = ("recipes", "records", "comparison", "tables", "losses", "datasets", "backbones")
 MAKING = ("metrics", "training", "models", "runs")
@@ -17,9 +21,13 @@ PUBLIC = (
     "mlbench.contract:assert_loss",
     "mlbench.contract:check_loss",
     "mlbench.datasets.files",
+    "mlbench.interfaces:Backbone",
     "mlbench.interfaces:BackboneEntry",
+    "mlbench.interfaces:Dataset",
     "mlbench.interfaces:DatasetEntry",
+    "mlbench.interfaces:ImageSet",
     "mlbench.interfaces:LossEntry",
+    "mlbench.interfaces:Preprocessing",
     "mlbench.losses.softtriple:SoftTriple",
     "mlbench.metrics:evaluate",
     "mlbench.models:load_model",
@@ -46,6 +54,16 @@ def test_the_package_exports_what_it_says() -> None:
 def test_public_paths_stay(path: str) -> None:
     module, _, name = path.partition(":")
     assert not name or hasattr(importlib.import_module(module), name)
+
+
+def test_the_page_on_plugins_lists_what_stays() -> None:
+    page = Path(__file__).parents[1] / "docs" / "plugins.md"
+    _, _, section = page.read_text(encoding="utf-8").partition("## Import paths that do not move\n")
+    table, _, groups = section.partition("\n## ")[0].partition("\nSo do the entry-point groups ")
+    assert sorted(re.findall(r"`([\w.:]+)`", table)) == list(PUBLIC)
+    assert set(re.findall(r"`([\w.]+)`", groups)) == {
+        registry._group for registry in (LOSSES, DATASETS, BACKBONES)
+    }
 
 
 def test_what_only_reads_loads_no_torch() -> None:

@@ -34,7 +34,8 @@ DOCS = ROOT / "docs"
 API = DOCS / "api.md"
 RESULTS = ROOT / "results" / "README.md"
 COMMANDED = (ROOT / "README.md", *sorted(DOCS.glob("*.md")), RESULTS)
-LINKED = (*COMMANDED, ROOT / "CONTRIBUTING.md")
+ROOMS = tuple(sorted((ROOT / "mlbench").rglob("README.md")))
+LINKED = (*COMMANDED, ROOT / "CONTRIBUTING.md", *ROOMS)
 WIDTH = 120
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -153,7 +154,7 @@ _PLUGINS = """## For plugins
 
 How to write one is told in [plugins](plugins.md).
 """
-_RETURNED = ("mlbench.models.model:Model",)
+_RETURNED = ("mlbench.models:Model",)
 _FOR_PLUGINS = (
     *("mlbench.contract:assert_loss", "mlbench.contract:check_loss"),
     *("mlbench.interfaces:LossEntry", "mlbench.interfaces:DatasetEntry"),
@@ -229,6 +230,7 @@ def _annotation(given: object) -> str:
     return given if isinstance(given, str) else inspect.formatannotation(given)
 
 
+_EXAMPLE = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 _SECTIONS = ("Args", "Attributes", "Returns", "Raises")
 
 
@@ -246,7 +248,7 @@ def _markdown(docstring: str) -> str:
             done.append(line)
         else:
             done.append(_item(line) if section else line)
-    return "\n".join(done) + "\n"
+    return _EXAMPLE.sub(r"```pycon\n\g<0>\n```", "\n".join(done)) + "\n"
 
 
 def _item(line: str) -> str:

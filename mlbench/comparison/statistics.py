@@ -44,7 +44,13 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """Return the mean of at least one value with its two-sided Student t-interval."""
+    """Return the mean of at least one value with its two-sided Student t-interval.
+
+    >>> from mlbench.comparison import estimate
+    >>> recall = estimate([0.61, 0.63, 0.62])
+    >>> f"{recall.mean:.3f} ± {recall.half_width:.3f}"
+    '0.620 ± 0.025'
+    """
     n = len(values)
     mean = math.fsum(values) / n
     if n < 2:
@@ -96,6 +102,14 @@ def paired_difference(
         b: the same for the other loss, seeds and queries in the same order.
         noise: between seeds, where more than these two losses tell of it.
         confidence: of the interval.
+
+    >>> import numpy as np
+    >>> from mlbench.comparison import paired_difference
+    >>> a = np.array([[1, 1, 1, 1, 0, 1], [1, 1, 1, 0, 1, 1], [1, 1, 1, 1, 1, 1]])  # 3 seeds
+    >>> b = np.array([[1, 0, 1, 0, 0, 1], [0, 0, 1, 0, 1, 1], [1, 0, 1, 0, 0, 1]])
+    >>> difference = paired_difference(a, b)
+    >>> f"{difference.mean:.3f} ± {difference.half_width:.3f}"
+    '0.389 ± 0.394'
     """
     import numpy as np
 
@@ -274,7 +288,12 @@ def _differences(
 
 
 def holm(p_values: Mapping[K, float], alpha: float = 0.05) -> set[K]:
-    """Return the keys whose hypotheses Holm's step-down procedure (1979) rejects at ``alpha``."""
+    """Return the keys whose hypotheses Holm's step-down procedure (1979) rejects at ``alpha``.
+
+    >>> from mlbench.comparison.statistics import holm
+    >>> sorted(holm({"a": 0.010, "b": 0.020, "c": 0.060}))
+    ['a', 'b']
+    """
     rejected: set[K] = set()
     for number, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         if p > alpha / (len(p_values) - number):

@@ -27,7 +27,7 @@ def load(root: Path | None) -> Dataset:
 
     Args:
         root: the folder that holds ``cars_annos.mat`` and ``car_ims``, or its parent if its name is
-            ``cars196``; see ``mlbench.datasets.places.data_root`` for the default.
+            ``cars196``; see ``mlbench.datasets.data_root`` for the default.
 
     Raises:
         MlbenchError: its files are not there, or not those of the data set.

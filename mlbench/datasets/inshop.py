@@ -28,7 +28,7 @@ def load(root: Path | None) -> Dataset:
     Args:
         root: the folder that holds ``list_eval_partition.txt`` and ``img``, or the official one
             with ``Eval`` and ``Img``, or the parent of either; see
-            ``mlbench.datasets.places.data_root`` for the default.
+            ``mlbench.datasets.data_root`` for the default.
 
     Raises:
         MlbenchError: its files are not there, or not those of the data set.

@@ -30,7 +30,7 @@ def load(root: Path | None) -> Dataset:
 
     Args:
         root: the unpacked folder ``Stanford_Online_Products`` or its parent; see
-            ``mlbench.datasets.places.data_root`` for the default.
+            ``mlbench.datasets.data_root`` for the default.
 
     Raises:
         MlbenchError: its files are not there, or not those of the data set.

@@ -90,6 +90,12 @@ def evaluate(
     Raises:
         MlbenchError: empty or misshapen arrays, labels that are not integers, rows that are zero
             or not finite, or an option out of range.
+
+    >>> import mlbench
+    >>> embeddings = [[1.0, 0.0], [0.9, 0.1], [0.1, 0.9], [0.8, 0.3]]
+    >>> metrics = mlbench.evaluate(embeddings, labels=[0, 0, 1, 1], ks=(1, 2))
+    >>> {name: round(metrics[name], 3) for name in ("R@1", "MAP@R", "NMI")}
+    {'R@1': 0.75, 'MAP@R': 0.75, 'NMI': 0.344}
     """
     nmi_restarts, seed = whole_number(nmi_restarts, "nmi_restarts", 1), check_seed(seed)
     results = evaluate_queries(
@@ -118,6 +124,14 @@ def evaluate_queries(
     """Return the retrieval results of each query, from one pass over its neighbours.
 
     Arguments and errors are those of ``evaluate``.
+
+    >>> from mlbench.metrics import evaluate_queries
+    >>> embeddings = [[1.0, 0.0], [0.9, 0.1], [0.1, 0.9], [0.8, 0.3]]
+    >>> results = evaluate_queries(embeddings, labels=[0, 0, 1, 1], ks=(1,))
+    >>> results.neighbors.tolist()
+    [[1], [0], [3], [1]]
+    >>> results.hits[:, 0].tolist()
+    [True, True, True, False]
     """
     queries = as_vectors(embeddings, "embeddings")
     query_labels = as_labels(labels, len(queries), "labels")
@@ -140,7 +154,14 @@ def evaluate_queries(
 
 
 def summarize(results: QueryResults) -> dict[str, float]:
-    """Return the means of the per-query results, named and ordered as ``evaluate`` does."""
+    """Return the means of the per-query results, named and ordered as ``evaluate`` does.
+
+    >>> from mlbench.metrics import evaluate_queries, summarize
+    >>> results = evaluate_queries([[1.0, 0.0], [0.9, 0.1], [0.1, 0.9]], [0, 0, 1], ks=(1,))
+    >>> summary = summarize(results)
+    >>> round(summary["R@1"], 3), summary["n_lone"]
+    (0.667, 1)
+    """
     recalls = results.hits.mean(axis=0)
     return {
         **{f"R@{k}": float(recall) for k, recall in zip(results.ks, recalls, strict=True)},
@@ -156,6 +177,11 @@ def nmi(embeddings: Vectors, labels: LabelsLike, *, restarts: int = 10, seed: in
     """Return the NMI of the k-means restart with the lowest inertia, 0-1.
 
     Arguments and errors are those of ``nmi_restarts``.
+
+    >>> from mlbench.metrics import nmi
+    >>> embeddings = [[1.0, 0.0], [0.9, 0.1], [0.1, 0.9], [0.0, 1.0]]
+    >>> round(nmi(embeddings, [0, 0, 1, 1]), 3), round(nmi(embeddings, [0, 1, 1, 1]), 3)
+    (1.0, 0.344)
     """
     runs = nmi_restarts(embeddings, labels, restarts=restarts, seed=seed)
     # An inertia is a difference of sums of about the points' number, which is its rounding's scale.

@@ -70,6 +70,12 @@ def kmeans(
 
     Raises:
         MlbenchError: ``clusters`` is not in 1 to N, or ``restarts`` is below 1.
+
+    >>> import torch
+    >>> from mlbench.metrics.kmeans import kmeans
+    >>> (clustering,) = kmeans(torch.tensor([[0.0, 1.0], [0.2, 1.0], [5.0, 1.0]]), clusters=2)
+    >>> clustering.assignment.tolist(), round(clustering.inertia, 3)
+    ([0, 0, 1], 0.02)
     """
     if not 1 <= clusters <= len(points):
         raise MlbenchError(f"k-means: {clusters} clusters of {len(points)} points; need 1 to N")

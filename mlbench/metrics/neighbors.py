@@ -58,6 +58,13 @@ def nearest(
 
     Raises:
         MlbenchError: shapes that do not fit, or a row that is zero or not finite.
+
+    >>> from mlbench.metrics.neighbors import nearest
+    >>> rows = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]
+    >>> nearest([[0.1, 0.9]], rows, k=2).tolist()
+    [[2, 1]]
+    >>> nearest(rows, rows, k=3, exclude_self=True).tolist()
+    [[1, 2, -1], [0, 2, -1], [1, 0, -1]]
     """
     k, memory_mb = whole_number(k, "k", 1), whole_number(memory_mb, "memory_mb", 1)
     query_rows = as_vectors(queries, "queries")

@@ -12,6 +12,11 @@ Far above what rounding leaves in a mean of float64, far below what one image ch
 
 
 def first_highest(values: Sequence[float], slack: float = TIE) -> int:
-    """Return the position of the highest of at least one value, of the first of those that tie."""
+    """Return the position of the highest of at least one value, of the first of those that tie.
+
+    >>> from mlbench.metrics.ties import first_highest
+    >>> first_highest([0.25, 0.5, 0.5 + 1e-12])
+    1
+    """
     least = max(values) - slack
     return next(i for i, value in enumerate(values) if value >= least)

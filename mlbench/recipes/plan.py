@@ -169,7 +169,12 @@ def _loss_spec(entry: LossEntry, params: Mapping[str, Any], recipe: Recipe) -> L
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Split ``key=value`` and read the value as TOML; what is none (``none``) is a string."""
+    """Split ``key=value`` and read the value as TOML; what is none (``none``) is a string.
+
+    >>> from mlbench.recipes.plan import parse_setting
+    >>> parse_setting("schedule.epochs = 2"), parse_setting("backbone.weights=none")
+    (('schedule.epochs', 2), ('backbone.weights', 'none'))
+    """
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
         raise MlbenchError(f"--set {text}: expected key=value")

@@ -39,6 +39,11 @@ def load_recipe(name_or_path: str) -> Recipe:
 
     Raises:
         MlbenchError: unknown name, no such file, or a key or value that is wrong.
+
+    >>> from mlbench.recipes import load_recipe
+    >>> recipe = load_recipe("default")
+    >>> recipe.data.name, recipe.head.dim
+    ('glyphs', 64)
     """
     table, where = read_recipe_table(name_or_path)
     table.pop("losses", None)

@@ -31,7 +31,12 @@ _MARKDOWN = re.compile(
 
 
 def escape_markdown(text: str) -> str:
-    """Return ``text`` as one line that GitHub Markdown shows as it is."""
+    r"""Return ``text`` as one line that GitHub Markdown shows as it is.
+
+    >>> from mlbench.tables.escaping import escape_markdown
+    >>> print(escape_markdown("a|b, *not* emphasised"))
+    a\|b, \*not\* emphasised
+    """
     return _MARKDOWN.sub(r"\\\g<0>", printable(text))
 
 
@@ -43,7 +48,12 @@ def escape_latex(text: str) -> str:
 
 
 def escape_csv(text: str) -> str:
-    """Return ``text`` as a cell that no spreadsheet reads as a formula."""
+    """Return ``text`` as a cell that no spreadsheet reads as a formula.
+
+    >>> from mlbench.tables.escaping import escape_csv
+    >>> print(escape_csv("=1+1"))
+    '=1+1
+    """
     text = printable(text)
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 

@@ -20,7 +20,7 @@ from mlbench.tables.sheet import Sheet
 
 
 def to_text(sheets: Sequence[Sheet], columns: int = 120, *, styled: bool = False) -> str:
-    """Return tables as plain text, for a terminal if ``styled``; see ``terminal.to_text``."""
+    """Return tables as plain text, for a terminal if ``styled``; see ``text.to_text``."""
     return "".join(f"{terminal.to_text(each, columns, styled=styled)}\n" for each in sheets)
 
 

@@ -51,6 +51,7 @@ NOT_RUN = {
 }
 TINY = [f"--set={key}={value}" for key, value in QUICK.items()]
 TINY += ["--backbone=convnet", "--set=backbone.weights=none", "--device=cpu", "--seeds=1"]
+SELF_EVIDENT = {"__init__.py", "__main__.py"}
 PLACEHOLDERS = {"folder:PHOTOS": "folder:photos", "folder:PATH": "folder:photos"}
 PLACEHOLDERS |= {"PHOTOS": "photos", "IMAGE": "photos/class4/0.png", "DIR": "results"}
 PLACEHOLDERS |= {"FILE.npz": "mine.npz", "N": "2", "K": "2"}
@@ -216,11 +217,61 @@ def test_the_index_names_every_page() -> None:
     assert set(DOCS.glob("*.md")) - {DOCS / "README.md"} <= listed
 
 
-def test_modules_that_the_readme_names_exist() -> None:
-    parts = prose(ROOT / "README.md").partition("## Parts")[2]
-    named_there = set(re.findall(r"`([\w./*-]+)`", parts))
-    missing = {n for n in named_there if not list((ROOT / "mlbench").glob(n))}
-    assert not missing
+def test_the_page_on_architecture_names_every_room() -> None:
+    rooms = prose(DOCS / "architecture.md").partition("## Rooms")[2].partition("\n## ")[0]
+    listed = {name.rstrip("/") for name in re.findall(r"`(\w[\w/]*(?:/|\.py))`", rooms)}
+    package = ROOT / "mlbench"
+    parts = {p.name for p in package.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert parts - SELF_EVIDENT <= listed
+    assert not {n for n in listed if not any((top / n).exists() for top in (package, ROOT))}
+
+
+FOLDERS = ("mlbench", "tests", "stress", "tools", "benchmarks", "examples", "docs")
+_PATH = re.compile(rf"(?<![\w./~-])(?:{'|'.join(FOLDERS)})/[\w./*-]*")
+
+
+def paths(text: str) -> list[str]:
+    """Return what a text names of the repository: paths that start with one of its folders."""
+    return [found.rstrip(".") for found in _PATH.findall(text)]
+
+
+def missing(text: str) -> set[str]:
+    return {path for path in paths(text) if not list(ROOT.glob(path))}
+
+
+@pytest.mark.parametrize("document", [*LINKED, ROOT / "CHANGELOG.md"], ids=named)
+def test_files_that_documents_name_exist(document: Path) -> None:
+    assert not missing(document.read_text(encoding="utf-8"))
+
+
+def test_files_that_comments_name_exist() -> None:
+    sources = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
+    sources += [ROOT / "Makefile", ROOT / "pyproject.toml", *(ROOT / "mlbench").rglob("*.toml")]
+    stale = {named(file): missing(file.read_text(encoding="utf-8")) for file in sources}
+    assert not {file: names for file, names in stale.items() if names}
+
+
+def test_modules_that_documents_name_exist() -> None:
+    """A name such as ``store.py`` is that of a file of ours, wherever it lies."""
+    ours = {file.name for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")}
+    for document in LINKED:
+        named_there = re.findall(r"`([\w/]+\.py)\b", prose(document))
+        assert {Path(name).name for name in named_there} <= ours, named(document)
+
+
+def test_names_of_the_package_in_prose_can_be_imported() -> None:
+    sources = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
+    texts = [*map(prose, LINKED), *(file.read_text(encoding="utf-8") for file in sources)]
+    dotted = re.compile(r"`(mlbench\.[\w.:]*\w)`")
+    for name in {name for text in texts for name in dotted.findall(text)}:
+        pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_file_that_is_not_there_is_missed(folder: str) -> None:
+    stale = f"{folder}/no_such.py"
+    assert missing(f"See `{stale}`, or {stale}.") == {stale}
+    assert not missing("See `tests/whole/test_docs.py`, mlbench/recipes/*.toml and docs/.")
 
 
 def test_what_is_public_has_docstrings() -> None:
