@@ -18,8 +18,8 @@ def plain(value: Any) -> Any:
     What is neither comes back as it is, for its type to be checked where it is used; integers of
     more than 300 digits as infinity, which no check takes and every message can show.
     """
-    if type(value) is int and abs(value) >= _TOO_LONG:
-        return math.inf if value > 0 else -math.inf
+    if isinstance(value, int):
+        return value if abs(value) < _TOO_LONG else _infinity(value)
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -32,6 +32,10 @@ def plain(value: Any) -> Any:
         return float(content) if hasattr(content, "tolist") else _extended(content)
     except (TypeError, ValueError, RuntimeError):  # no values: a tensor on the meta device
         return value
+
+
+def _infinity(value: int) -> float:
+    return math.inf if value > 0 else -math.inf
 
 
 def _extended(content: Any) -> Any:
