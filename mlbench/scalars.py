@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from mlbench.errors import MlbenchError
 
 LARGEST_SEED = 2**63 - 1
+_TOO_LONG = 2**1000  # for a float; Python does not even print integers of 4,300 digits
 
 
 def plain(value: Any) -> Any:
     """Return scalars and arrays of NumPy or torch as Python's own, within lists and tables too.
 
-    What is neither comes back as it is, for its type to be checked where it is used.
+    What is neither comes back as it is, for its type to be checked where it is used; integers of
+    more than 300 digits as infinity, which no check takes and every message can show.
     """
+    if isinstance(value, int):
+        return value if abs(value) < _TOO_LONG else _infinity(value)
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -29,8 +34,12 @@ def plain(value: Any) -> Any:
         return value
 
 
+def _infinity(value: int) -> float:
+    return math.inf if value > 0 else -math.inf
+
+
 def _extended(content: Any) -> Any:
-    return plain(content) if isinstance(content, list) else content
+    return plain(content) if isinstance(content, list | int) else content
 
 
 def whole_number(value: object, what: str, low: int, high: int | None = None) -> int:
@@ -48,7 +57,7 @@ def whole_number(value: object, what: str, low: int, high: int | None = None) ->
     number = plain(value)
     if type(number) is not int or number < low or (high is not None and number > high):
         bound = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise MlbenchError(f"{what}: {value!r} must be an integer {bound}")
+        raise MlbenchError(f"{what}: {number!r} must be an integer {bound}")
     return number
 
 

@@ -15,7 +15,7 @@ from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, Recipe
 from mlbench.recipes.validation import build
 from mlbench.records.scores import query_scores
-from mlbench.system.files import atomic_file
+from mlbench.system.files import atomic_file, check_path
 
 if TYPE_CHECKING:
     from mlbench.records.record import RunRecord
@@ -190,6 +190,7 @@ def _gain(before: Mapping[Path, RunRecord], after: Mapping[Path, RunRecord]) -> 
 
 def check_picture(path: Path) -> None:
     """Raise MlbenchError if no picture can be written to ``path``."""
+    check_path(path)
     if path.suffix not in (".png", ".svg") or not path.parent.is_dir():
         raise MlbenchError(f"cannot write the picture {path}: give a .png or .svg in a folder")
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from mlbench.arrays import Labels
 from mlbench.errors import MlbenchError, first_few
+from mlbench.system.files import check_path
 from mlbench.system.machine import raise_lack
 from mlbench.system.regular import open_regular
 
@@ -66,6 +67,7 @@ def read_embeddings(path: Path) -> Embeddings:
         MlbenchError: the file is missing, damaged or no ``.npz``; an array is missing; it holds
             Python objects or other than numbers (or, as a label, strings); its shape is wrong.
     """
+    check_path(path)
     if not path.exists():
         raise MlbenchError(f"no file '{path}'")
     with _naming(path, "the file"), open_regular(path, limit=_MOST_BYTES) as content:

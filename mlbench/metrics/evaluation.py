@@ -232,7 +232,7 @@ def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
     columns = tuple(map(plain, values)) if isinstance(values, Iterable) else ()
     whole = all(type(k) is int and k >= 1 for k in columns)
     if not columns or not whole or len(set(columns)) < len(columns):
-        raise MlbenchError(f"ks: expected distinct integers of at least 1, got {ks!r}")
+        raise MlbenchError(f"ks: expected distinct integers of at least 1, got {values!r}")
     return columns
 
 

@@ -135,7 +135,10 @@ def _from_numpy(array: _Array, what: str) -> Tensor:
         raise MlbenchError(f"{what}: expected {wanted}, got {kind}; {mend}")
     if array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    array = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+    # C has two types of eight bytes, and torch takes one of them: named by its size, it is that.
+    by_size = f"{array.dtype.kind}{array.dtype.itemsize}"
+    native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    array = native.view(by_size).reshape(array.shape)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return _dense(torch.from_numpy(array))

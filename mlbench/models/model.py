@@ -39,6 +39,7 @@ from mlbench.progress import Progress
 from mlbench.records import store
 from mlbench.records.record import RunRecord
 from mlbench.registry import BACKBONES
+from mlbench.system.files import check_path
 from mlbench.system.known_state import known_state
 from mlbench.training.crops import center_boxes
 from mlbench.training.device import resolve_device
@@ -198,6 +199,7 @@ def load_model(
             backbone or its weights cannot be had.
     """
     path = Path(path)
+    check_path(path)
     if path.is_dir():
         raise MlbenchError(f"{path} is a folder; give the record of one run, a .json file in it")
     record = store.load(path)

@@ -14,6 +14,7 @@ from mlbench.interfaces import ParamValue
 from mlbench.recipes.spec import Recipe
 from mlbench.recipes.validation import build, check_value
 from mlbench.registry import DATASETS
+from mlbench.system.files import check_path
 from mlbench.system.regular import read_regular
 
 _TOML_BYTES = 1 << 24
@@ -85,6 +86,7 @@ def read_recipe_table(
     if not source.endswith(".toml") and "/" not in source:
         return tomllib.loads(recipe_text(source)), f"recipe {source}"
     path = Path(folder or "", source)
+    check_path(path)
     real = os.path.realpath(path)
     if real in passed:
         raise MlbenchError(f"{source}: base goes in a circle; let one of the files have no base")

@@ -263,15 +263,13 @@ class LossSpec:
         """
         given = {}
         for key, value in params.items():
-            if entry.prefix:
-                given[key] = check_value(ParamValue, value, f"{where}: {entry.name}.{key}")
-                continue
-            if key not in entry.defaults:
+            if not entry.prefix and key not in entry.defaults:
                 raise unknown_name(f"parameter of {entry.name}", key, entry.defaults)
-            wanted = type(entry.defaults[key])
-            given[key] = check_value(wanted, value, f"{where}: {entry.name}.{key}")
-            if wanted is float and abs(given[key]) > _LARGEST_SINGLE:
+            wanted = ParamValue if entry.prefix else type(entry.defaults[key])
+            checked = check_value(wanted, value, f"{where}: {entry.name}.{key}")
+            if isinstance(checked, int | float) and abs(checked) > _LARGEST_SINGLE:
                 raise MlbenchError(f"{where}: {entry.name}.{key}: {value!r} is too large to train")
+            given[key] = checked
         return cls(entry.name, tuple(sorted({**entry.defaults, **given}.items())))
 
     def label(self, defaults: Mapping[str, ParamValue]) -> str:

@@ -139,7 +139,7 @@ def _check_table(check: _Checker, value: object, where: str) -> dict[str, Any]:
 
 def _check_scalar(kind: type, value: object, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 2**1000 else float("inf")
+        value = float(value)
     if kind is float and isinstance(value, float) and value - value != 0:
         raise MlbenchError(f"{where}: {value!r} is not a finite number")
     if type(value) is not kind:

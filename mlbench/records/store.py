@@ -180,6 +180,7 @@ def record_files(folder: Path) -> list[os.DirEntry[str]]:
     Raises:
         MlbenchError: there is no such folder, or not one file in it that could be a record.
     """
+    check_path(folder)
     if not folder.is_dir():
         raise MlbenchError(
             f"no results folder '{folder}'; make one with: mlbench run --out {folder}"

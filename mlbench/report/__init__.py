@@ -8,7 +8,7 @@ from mlbench.errors import MlbenchError
 from mlbench.records.store import read_results
 from mlbench.report.page import render
 from mlbench.report.svg import figures as svg_files
-from mlbench.system.files import atomic_file
+from mlbench.system.files import atomic_file, check_path
 
 __all__ = ["write_report"]
 
@@ -33,6 +33,7 @@ def write_report(
     Raises:
         MlbenchError: no folder, no readable record, or a file cannot be written.
     """
+    check_path(output)
     if output.is_dir():
         raise MlbenchError(
             f"{output} is a folder; give a file with -o, such as {output}/report.html"

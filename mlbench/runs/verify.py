@@ -18,7 +18,7 @@ from mlbench.records.record import PROTOCOL_VERSION, RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.run import run_one
-from mlbench.system.files import file_sha256
+from mlbench.system.files import check_path, file_sha256
 from mlbench.system.known_state import known_state
 
 
@@ -92,6 +92,7 @@ def _check_folder(name: str, data_root: Path | None) -> None:
     if not name.startswith("folder:"):
         return
     path = Path(data_root or "", name.removeprefix("folder:"))
+    check_path(path)
     if not path.is_dir():
         raise MlbenchError(
             f"data set '{name}' of the record is not at {path}; give the folder that holds it with "

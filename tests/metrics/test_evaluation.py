@@ -251,7 +251,7 @@ def test_whatever_numpy_and_torch_read_as_numbers_is_taken(convert):
 
 
 ANY_TYPE = [np.float16, np.float32, np.float64, np.longdouble, np.int8, np.uint8, np.int16]
-ANY_TYPE += [np.uint16, np.int32, np.uint32, np.int64, np.uint64]
+ANY_TYPE += [np.uint16, np.int32, np.uint32, np.int64, np.uint64, np.longlong, np.ulonglong]
 
 
 @pytest.mark.parametrize("dtype", ANY_TYPE)

@@ -112,6 +112,22 @@ def test_bad_settings_are_named(settings: list[str], message: str) -> None:
         plan_of(*settings)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epochs", 10**5000), ("lr", -(10**5000)), ("ks", [1, 10**5000]), ("flip", 10**5000)],
+    ids=["integer", "number", "list", "truth"],
+)
+def test_integers_too_long_to_print_are_refused(key: str, value: object) -> None:
+    with pytest.raises(MlbenchError, match=f"{key}: .*inf"):
+        make_plan(Request(settings=((key, value),)))
+
+
+def test_parameters_of_another_library_fit_single_precision_too() -> None:
+    name = "pml:TripletMarginLoss"
+    with pytest.raises(MlbenchError, match="margin: 1e\\+39 is too large to train"):
+        plan_of(f"{name}.margin=1e39", losses=(name,))
+
+
 def test_rates_up_to_single_precision_are_taken() -> None:
     largest = plan_of("lr=3.4e38", "weight_decay=3.4e38", "eps=3.4e38").recipe
     assert largest.optimizer.weight_decay == 3.4e38

@@ -1,5 +1,6 @@
 """Names that file systems do not take, or only just."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,16 @@ from helpers.settings import QUICK
 
 import mlbench
 from mlbench.cli import main
+from mlbench.comparison.ladder import check_picture
 from mlbench.errors import MlbenchError
 from mlbench.losses import BUILTIN
+from mlbench.metrics.embeddings import read_embeddings
+from mlbench.models.search import query_files
 from mlbench.recipes.reading import load_recipe
 from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.records import store
 from mlbench.registry import LOSSES
+from mlbench.report import write_report
 from mlbench.system.files import check_path, expanded
 
 LONGEST = 255
@@ -69,6 +74,27 @@ def test_names_that_no_file_can_have_are_one_line(tmp_path: Path, name: str) -> 
         mlbench.run("triplet", dataset=f"folder:{tmp_path / name}", settings=QUICK)
     with pytest.raises(MlbenchError, match="no file can be called"):
         mlbench.run("triplet", settings=QUICK, out=tmp_path / name)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "load_results": mlbench.load_results,
+    "load_model": mlbench.load_model,
+    "embeddings": read_embeddings,
+    "query": lambda path: query_files([path]),
+    "recipe": lambda path: load_recipe(f"{path}.toml"),
+    "report": lambda path: write_report(path, path.parent / "report.html"),
+    "page": lambda path: write_report(path.parent, path),
+    "picture": lambda path: check_picture(path / "ladder.png"),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=list(READERS))
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_readers_take_such_names_for_bad_input(
+    tmp_path: Path, read: Callable[[Path], object], name: str
+) -> None:
+    with pytest.raises(MlbenchError, match="no file can be called"):
+        read(tmp_path / name)
 
 
 def test_a_long_name_on_the_command_line() -> None:
