@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Writes the recipes of the two-level factorial study, one TOML a row (results/study/recipe-factorial).
+"""Write the recipes of a two-level factorial study, one TOML a row.
 
-    python benchmarks/factorial.py OUT     # OUT/row-00.toml ... row-15.toml, corner-foot-N, corner-top-N, long-foot, long-top
+    python benchmarks/factorial.py OUT
 
-Seven factors between the reproduction's code (-) and the paper's recipe (+), 2^(7-3), resolution IV:
-A input, B batch norm, C scale of the loss, D start of the centres, E = ABC, F = BCD, G = ACD.
+OUT gets row-00.toml to row-15.toml, corner-foot-N, corner-top-N, long-foot and long-top. The plan
+is results/study/recipe-factorial/PLAN.md. Seven factors between the reproduction's code (-) and the
+paper's recipe (+), 2^(7-3), resolution IV: A input, B batch norm, C scale of the loss, D start of
+the centres, E = ABC, F = BCD, G = ACD.
 """
 
 import itertools
@@ -99,6 +101,7 @@ def row(signs: dict[str, int], epochs: int) -> str:
 
 
 def main(out: Path) -> None:
+    """Write all 22 recipes into the folder ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     for number, (a, b, c, d) in enumerate(itertools.product((-1, 1), repeat=4)):
         signs = {"A": a, "B": b, "C": c, "D": d, "E": a * b * c, "F": b * c * d, "G": a * c * d}
