@@ -71,7 +71,7 @@ def build_loss(name: str, num_classes: int, embedding_dim: int, **params: ParamV
 def _check_type(name: str, value: object, kinds: tuple[type, ...]) -> None:
     if not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise MlbenchError(f"{name}: expected {wanted}, got {value!r}")
+        raise MlbenchError(f"{name}: expected {wanted}, got {plain(value)!r}")
 
 
 def run(
@@ -124,6 +124,7 @@ def run(
     from mlbench.training.device import resolve_device
 
     paths = (str, PathLike)
+    _check_type("loss", loss, (str,))
     _check_type("recipe", recipe, paths)
     _check_type("data_root", data_root, (*paths, NoneType))
     _check_type("out", out, (*paths, NoneType))

@@ -13,6 +13,7 @@ from mlbench.datasets import BUILTIN as DATASET_ENTRIES
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import BackboneEntry, DatasetEntry, Entry, LossEntry, ParamValue
 from mlbench.losses import BUILTIN as LOSS_ENTRIES
+from mlbench.scalars import plain
 
 E = TypeVar("E", bound=Entry)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,7 +93,7 @@ class Registry(Generic[E]):
     def get(self, name: str) -> E:
         """Return the entry called ``name`` (or ``prefix:argument``); MlbenchError if unknown."""
         if not isinstance(name, str):  # as callers of the Python API may pass
-            raise MlbenchError(f"{self.kind}: {name!r} is no name")
+            raise MlbenchError(f"{self.kind}: {plain(name)!r} is no name")
         entry = self._find(name)
         if entry is None and not self._plugins_loaded:
             self._load_plugins()

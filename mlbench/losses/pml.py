@@ -23,7 +23,7 @@ from mlbench.losses.batch import FullPrecision, euclidean
 from mlbench.losses.sampling import DistanceWeighted
 
 # What its losses and miners raise where they cannot go on.
-_REFUSALS = (AssertionError, AttributeError, IndexError, TypeError, ValueError)
+_REFUSALS = (ArithmeticError, AssertionError, AttributeError, IndexError, TypeError, ValueError)
 
 # Untyped: the types that defaults suggest are too narrow (alpha=32 for a float).
 losses: Any = pytorch_metric_learning.losses
@@ -154,6 +154,8 @@ def angular(num_classes: int, embedding_dim: int, *, alpha: float) -> nn.Module:
 def fast_ap(num_classes: int, embedding_dim: int, *, bins: int) -> nn.Module:
     """1 - FastAP with soft bins of the squared distance of unit embeddings (Cakir et al. 2019)."""
     del num_classes, embedding_dim
+    if bins < 1:
+        raise MlbenchError("fast_ap: bins must be at least 1")
     return Adapted(losses.FastAPLoss(num_bins=bins))
 
 

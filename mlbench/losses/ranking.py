@@ -1,13 +1,21 @@
 """Losses of the order or the distribution of similarities in a batch of unit embeddings."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mlbench.errors import MlbenchError
 from mlbench.losses.batch import batch_loss, masked_mean, pair_masks
 
 
+def histogram(num_classes: int, embedding_dim: int, *, bins: int) -> nn.Module:
+    """Histogram loss of all pairs of unit embeddings (Ustinova and Lempitsky 2016)."""
+    if bins < 1:
+        raise MlbenchError("histogram: bins must be at least 1")
+    return _histogram(num_classes, embedding_dim, bins=bins)
+
+
 @batch_loss
-def histogram(x: Tensor, y: Tensor, *, bins: int) -> Tensor:
+def _histogram(x: Tensor, y: Tensor, *, bins: int) -> Tensor:
     """Probability that a negative pair is more similar than a positive one, from histograms.
 
     Soft histograms of ``bins + 1`` nodes over cosines -1 .. 1 (Ustinova and Lempitsky 2016,
@@ -21,11 +29,11 @@ def histogram(x: Tensor, y: Tensor, *, bins: int) -> Tensor:
 def _density(values: Tensor, bins: int) -> Tensor:
     """Return the ``(bins + 1,)`` soft histogram of values in -1 .. 1; zeros for no values."""
     place = (values.clamp(-1, 1) + 1) * bins / 2
-    # A value at the last node belongs to the last bin, so that both its nodes exist.
-    lower = place.detach().floor().clamp(max=bins - 1)
+    # A value at the last node belongs to the last bin, and NaN to any, so that both nodes exist.
+    lower = place.detach().floor().long().clamp(0, bins - 1)
     density = place.new_zeros(bins + 1)
-    density = density.index_add(0, lower.long(), 1 - (place - lower))
-    density = density.index_add(0, lower.long() + 1, place - lower)
+    density = density.index_add(0, lower, 1 - (place - lower))
+    density = density.index_add(0, lower + 1, place - lower)
     return density / max(len(values), 1)
 
 

@@ -216,6 +216,7 @@ _ODD: tuple[Any, ...] = (
     *(None, object(), b"x", {1}, range(3), np.float32(1), np.int64(-1), np.array([]), np.array(1)),
     *(np.ones((3, 2)), np.ones((3, 2), object), np.array(["a"]), np.array([np.nan]), -1, 1 << 70),
     *(torch.ones(3, 2), torch.ones(3, 2, dtype=torch.complex64), torch.empty(0, 2), lambda: 1),
+    *(10**5000, -(10**5000), "x" * 300, "x" * 300 + ".toml", "a\0.toml", np.ones(12, np.ulonglong)),
 )
 """Values that no argument is made for, besides those of files."""
 

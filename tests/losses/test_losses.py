@@ -13,8 +13,10 @@ from torch import Tensor
 
 import mlbench
 from mlbench.contract import check_loss
+from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry
 from mlbench.losses.softtriple import _mean_center_distance
+from mlbench.registry import LOSSES
 
 pytestmark = pytest.mark.numeric
 
@@ -258,3 +260,26 @@ def test_a_loss_whose_code_is_not_there_is_named() -> None:
         entry = LossEntry(name="mine", target=target, summary="")
         with pytest.raises(mlbench.MlbenchError, match="'mine' cannot be loaded"):
             entry.build(4, 3, {})
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in LOSSES.entries() if not entry.prefix])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_embeddings_that_have_diverged_give_a_value_and_no_error(name: str, value: float) -> None:
+    x = torch.randn(12, D)
+    x[3, 2] = value
+    loss = mlbench.build_loss(name, C, D)(x.requires_grad_(), torch.arange(12) % 4)
+    loss.backward()
+    assert loss.shape == ()
+
+
+@pytest.mark.parametrize("name", ["histogram", "fast_ap"])
+@pytest.mark.parametrize("bins", [0, -1])
+def test_histograms_without_bins_are_refused(name: str, bins: int) -> None:
+    with pytest.raises(MlbenchError, match="bins must be at least 1"):
+        mlbench.build_loss(name, C, D, bins=bins)
+
+
+def test_a_histogram_of_nan_is_nan() -> None:
+    x = torch.randn(12, D)
+    x[3, 2] = math.nan
+    assert mlbench.build_loss("histogram", C, D)(x, torch.arange(12) % 4).isnan()
