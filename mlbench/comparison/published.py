@@ -22,6 +22,7 @@ LOSS_OF = {
     "SoftTriple": "softtriple",
     "SoftTriple (nkennek reproduction)": "softtriple",
     "Margin": "margin",
+    "Multi-Similarity": "multi_similarity",
     "Proxy-Anchor": "proxy_anchor",
     "Proxy-Anchor (authors' rerun; best test epoch)": "proxy_anchor",
 }
