@@ -142,6 +142,7 @@ def processor() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
+@functools.cache
 def nvidia_smi(fields: str) -> str:
     """Return fields (comma-separated) of each GPU, a line each; "" if there is none."""
     return _output(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"])

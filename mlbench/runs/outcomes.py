@@ -28,6 +28,7 @@ from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.run import run_one
 from mlbench.system.machine import lack
 from mlbench.training import checkpoint
+from mlbench.training.device import out_of_memory
 
 _POLL_SECONDS = 0.5
 
@@ -210,8 +211,7 @@ def _problem(error: Exception, recipe: Recipe) -> str:
     if lacking is not None:
         return str(lacking)
     text = " ".join(str(error).split())
-    # Torch has no type of its own for a lack of memory on the CPU.
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "alloc_cpu" in text:
+    if out_of_memory(error):
         return (
             f"out of memory with batch.size {recipe.batch.size} and input.size "
             f"{recipe.input.size}; lower one of them, such as "

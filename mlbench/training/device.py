@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from mlbench.errors import MlbenchError
 from mlbench.records.provenance import Execution
 
+_NO_MEMORY = ("alloc_cpu", "out of memory", "alloc_failed", "allocation_failed")
+"""In the messages of torch's CPU allocator, CUDA, cuBLAS and cuDNN."""
+
 
 def execution(device: torch.device, *, compiled: bool) -> Execution:
     """Return how training steps are executed on ``device``, as records call it."""
@@ -44,12 +47,25 @@ def rehearsal(network: nn.Module, device: torch.device) -> Iterator[None]:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise
         reason = str(error).strip().partition("\n")[0]
         raise MlbenchError(f"--compile: torch cannot here ({reason}); leave it out") from error
     finally:
         network.zero_grad(set_to_none=True)
         for name, value in network.named_buffers():
             value.copy_(kept[name])
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that the processor or the GPU has too little memory.
+
+    Torch has a type for its own allocator on a GPU alone; elsewhere only the words tell.
+    """
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
+    )
 
 
 def resolve_device(name: str) -> torch.device:

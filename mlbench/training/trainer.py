@@ -117,6 +117,8 @@ class Trainer:
             for epoch in sorted(kinds):
                 self._set_rates(epoch)
                 for _ in range(_REHEARSALS):
+                    # Gradients live in a CUDA graph's memory, which its next pass takes.
+                    self.network.zero_grad(set_to_none=True)
                     self._embeddings(inputs).sum().backward()
 
     def epoch(self, epoch: int, progress: Progress | None = None) -> Epoch:

@@ -155,6 +155,9 @@ def mlbench(*arguments: object) -> Any:
         (torch.cuda.OutOfMemoryError("tried to allocate"), "--set batch.size=8"),
         (MemoryError(), "out of memory with batch.size 16 and input.size 16"),
         (RuntimeError("x [enforce fail at alloc_cpu.cpp:117] y"), "--set batch.size=8"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "--set batch.size=8"),
+        (RuntimeError("CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"), "--set batch.size=8"),
+        (RuntimeError("CUDA error: out of memory"), "--set batch.size=8"),
         (KeyError("centres"), "KeyError: 'centres' (a fault of mlbench or a plugin"),
     ],
 )

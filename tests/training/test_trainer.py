@@ -103,6 +103,42 @@ def test_too_few_images_for_a_batch_are_not_compiled() -> None:
     assert one._compiled is None
 
 
+@pytest.mark.parametrize("entered", ["compile", "epoch"])
+def test_no_gradient_is_alive_where_a_compiled_pass_begins(
+    monkeypatch: pytest.MonkeyPatch, entered: str
+) -> None:
+    """Gradients in the memory of a CUDA graph are gone when its next pass begins."""
+    alive = []
+
+    def compile_network(network: nn.Module, _device: torch.device) -> Any:
+        def compiled(inputs: Tensor) -> Tensor:
+            alive.append(sum(p.grad is not None for p in network.parameters()))
+            return network(inputs)
+
+        return compiled
+
+    monkeypatch.setattr(module, "compile_network", compile_network)
+    one = trainer(recipe())
+    one.compile()
+    if entered == "epoch":
+        alive.clear()
+        one.epoch(0)
+    assert len(alive) > 1
+    assert set(alive) == {0}
+
+
+def test_a_lack_of_memory_while_compiling_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(network: nn.Module, _device: torch.device) -> Any:
+        def fail(_inputs: Tensor) -> Tensor:
+            raise torch.cuda.OutOfMemoryError("tried to allocate")
+
+        return fail
+
+    monkeypatch.setattr(module, "compile_network", greedy)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        trainer(recipe()).compile()
+
+
 def test_what_cannot_be_compiled_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(network: nn.Module, _device: torch.device) -> Any:
         def fail(_inputs: Tensor) -> Tensor:
