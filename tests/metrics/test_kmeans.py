@@ -126,7 +126,8 @@ def test_start_assigns_points_to_its_nearest_centres():
     assert run.inertia < 1e-2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and MLBENCH_TEST_GPU=1")
 def test_gpu_is_as_good_as_cpu():
     points = torch.from_numpy(blobs(9))
     cpu, gpu = (kmeans(p, 20, restarts=5) for p in (points, points.cuda()))

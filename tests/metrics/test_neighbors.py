@@ -220,7 +220,8 @@ def test_sums_are_those_of_the_terms(dim):
     torch.testing.assert_close(neighbors._sum(terms), terms.sum(1))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and MLBENCH_TEST_GPU=1")
 @pytest.mark.parametrize("size", [150, 3001])
 def test_gpu_agrees_with_cpu(size):
     rows = torch.randn(size, 16, generator=torch.Generator().manual_seed(6)).mul(2).round() + 0.1

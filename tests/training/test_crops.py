@@ -150,7 +150,8 @@ def test_a_cpu_slices() -> None:
     assert isinstance(open_crops(cache_of(waves([(8, 8)])), CPU), SlicedCrops)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and MLBENCH_TEST_GPU=1")
 @pytest.mark.parametrize("kind", [ResidentCrops, StreamedCrops])
 def test_a_gpu_cuts_as_the_cpu(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = cache_of(waves([(40, 56), (90, 40), (40, 40)]))
