@@ -9,6 +9,9 @@ STAMP := $(VENV)/.installed
 KERNELS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
 	OPENBLAS_CORETYPE=Nehalem NPY_DISABLE_CPU_FEATURES=X86_V3
 
+# Torch keeps compiled code by what is compiled, not by the kernels that it was compiled for.
+OWN_CODE := TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VENV)/inductor-other-kernels
+
 .PHONY: demo test test-kernels check tables clean
 
 demo: $(STAMP)  ## train the four losses on the embedded data set and print the table
@@ -19,7 +22,7 @@ test: $(STAMP)  ## run the tests, then those of numbers again under other kernel
 	$(MAKE) test-kernels
 
 test-kernels: $(STAMP)  ## run the tests of numbers under other kernels
-	env $(KERNELS) $(BIN)/pytest -m numeric
+	env $(KERNELS) $(OWN_CODE) $(BIN)/pytest -m numeric
 
 check: $(STAMP)  ## lint, format, layers and types
 	$(BIN)/ruff check .
