@@ -1,8 +1,8 @@
 """mlbench: deep metric learning losses under one checked recipe, with honest statistics."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mlbench._lazy import lazy_names
 from mlbench._version import __version__
 from mlbench.system.process import set_up
 
@@ -55,10 +55,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"mlbench.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'mlbench' has no attribute '{name}'")
+__getattr__, _ = lazy_names(__name__, _HOME)
 
 
 def __dir__() -> list[str]:
