@@ -1,5 +1,10 @@
 """What is run: recipes, losses with their parameters, runs. Plain frozen dataclasses.
 
+A recipe field that has a default was added after the first release. While it is at its default it
+stays out of the canonical form that ``recipe_id`` and ``run_id`` are made of (``canonical``), and a
+TOML file or record without it means the default. So recipes and records that are older than a field
+keep their identity; the default must be what was done before the field was there, and never change.
+
 This module knows nothing of files.
 """
 
@@ -10,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal
 
 from mlbench.errors import MlbenchError, unknown_name
@@ -236,7 +241,7 @@ class Recipe:
     @functools.cached_property
     def recipe_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical form."""
-        return digest(asdict(self))
+        return digest(canonical(self))
 
     def flat(self) -> dict[str, Any]:
         """Return all fields as ``{"section.field": value}``."""
@@ -290,7 +295,20 @@ class RunSpec:
     @property
     def run_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical form."""
-        return digest(asdict(self))
+        return digest({**asdict(self), "recipe": canonical(self.recipe)})
+
+
+def canonical(part: Any) -> dict[str, Any]:
+    """Return the table that a recipe, or a section of one, is identified by.
+
+    It holds every field but those that have a default and are at it.
+    """
+    table = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if value != field.default:
+            table[field.name] = canonical(value) if is_dataclass(value) else value
+    return table
 
 
 def digest(value: object) -> str:

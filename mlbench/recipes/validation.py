@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mlbench.errors import MlbenchError, unknown_name
@@ -42,6 +42,8 @@ class Range:
 def build(cls: type[T], table: object, where: str) -> T:
     """Build the (nested) dataclass ``cls`` from plain ``table``, every key and value checked.
 
+    A field that has a default may be missing.
+
     Args:
         cls: the dataclass.
         table: nested dictionaries, as TOML or JSON give them.
@@ -57,7 +59,7 @@ def build(cls: type[T], table: object, where: str) -> T:
         if key not in hints:
             error = unknown_name("key", str(key), hints)
             raise MlbenchError(f"{where}: {error}")
-    missing = [name for name in hints if name not in table]
+    missing = [name for name in _required(cls) if name not in table]
     if missing:
         raise MlbenchError(f"{where}: missing {', '.join(missing)}")
     return cls(**{k: check_value(hints[k], v, _join(where, k)) for k, v in table.items()})
@@ -67,6 +69,12 @@ def build(cls: type[T], table: object, where: str) -> T:
 def field_types(cls: type) -> dict[str, Any]:
     """Return the types of a dataclass's fields, with their ranges."""
     return get_type_hints(cls, include_extras=True)
+
+
+@functools.cache
+def _required(cls: Any) -> tuple[str, ...]:
+    """Return the names of the fields that have no default."""
+    return tuple(field.name for field in fields(cls) if field.default is MISSING)
 
 
 def check_value(kind: Any, value: object, where: str) -> Any:

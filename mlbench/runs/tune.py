@@ -23,7 +23,7 @@ from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.progress import PhaseProgress
 from mlbench.recipes.plan import Plan
-from mlbench.recipes.spec import LossSpec, RunSpec, digest
+from mlbench.recipes.spec import LossSpec, RunSpec, canonical, digest
 from mlbench.records.trials import TRIAL_SEED, Trial, Tuned, validation_recipe, with_folds
 from mlbench.registry import LOSSES
 from mlbench.runs.evaluation import has_directions
@@ -270,7 +270,7 @@ def _open_study(
     optuna = _optuna()
     states = optuna.trial.TrialState
     source = LOSSES.get(loss.name).source
-    identity = [asdict(ingredients.recipe), ingredients.dataset.fingerprint, asdict(loss)]
+    identity = [canonical(ingredients.recipe), ingredients.dataset.fingerprint, asdict(loss)]
     identity += [source] * (source != "built-in")
     ranges = {name: str(distribution) for name, distribution in space.items()}
     study: Study = optuna.create_study(
