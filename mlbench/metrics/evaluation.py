@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
 from mlbench.arrays import Labels
 from mlbench.errors import MlbenchError
 from mlbench.metrics.kmeans import kmeans
-from mlbench.metrics.neighbors import neighbor_blocks, unit_rows
+from mlbench.metrics.neighbors import Groups, neighbor_blocks, unit_rows
 from mlbench.metrics.ties import TIE, first_highest
 from mlbench.metrics.vectors import LabelsLike, Vectors, as_labels, as_vectors
 from mlbench.scalars import check_seed, plain, whole_number
@@ -60,6 +61,8 @@ def evaluate(
     *,
     gallery: Vectors | None = None,
     gallery_labels: LabelsLike | None = None,
+    groups: LabelsLike | None = None,
+    gallery_groups: LabelsLike | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
     nmi_restarts: int = 10,
     seed: int = 0,
@@ -78,6 +81,10 @@ def evaluate(
         labels: ``(Q,)`` integers, likewise.
         gallery: ``(G, D)``.
         gallery_labels: ``(G,)`` integers, given with ``gallery``.
+        groups: ``(Q,)`` integers: images of one group, such as the frames of a video, never count
+            as each other's neighbours. An image without a group has a number of its own.
+        gallery_groups: ``(G,)`` integers, numbered as ``groups``; given if both ``groups`` and
+            ``gallery`` are.
         ks: the k of R@k.
         nmi_restarts: k-means restarts behind NMI.
         seed: of the k-means restarts, 0 .. 2^63 - 1.
@@ -103,6 +110,8 @@ def evaluate(
         labels,
         gallery=gallery,
         gallery_labels=gallery_labels,
+        groups=groups,
+        gallery_groups=gallery_groups,
         ks=ks,
         memory_mb=memory_mb,
     )
@@ -118,6 +127,8 @@ def evaluate_queries(
     *,
     gallery: Vectors | None = None,
     gallery_labels: LabelsLike | None = None,
+    groups: LabelsLike | None = None,
+    gallery_groups: LabelsLike | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
     memory_mb: int = 256,
 ) -> QueryResults:
@@ -143,10 +154,18 @@ def evaluate_queries(
         raise MlbenchError("gallery and gallery_labels belong together; give both or neither")
     columns, memory_mb = _check_ks(ks), whole_number(memory_mb, "memory_mb", 1)
     exclude_self = gallery is None
-    relevant = _count_relevant(query_labels, row_labels, exclude_self)
+    grouped = _as_groups(groups, gallery_groups, len(queries), None if exclude_self else len(rows))
+    relevant = _count_relevant(query_labels, row_labels, exclude_self, grouped)
     depth = min(max(*columns, int(relevant.max())), len(rows))
     results = _empty_results(columns, relevant, len(rows))
-    blocks = neighbor_blocks(queries, rows, depth, exclude_self=exclude_self, memory_mb=memory_mb)
+    blocks = neighbor_blocks(
+        queries,
+        rows,
+        depth,
+        exclude_self=exclude_self,
+        memory_mb=memory_mb,
+        groups=_on_device(grouped, queries),
+    )
     for block, neighbors in blocks:
         matches = (row_labels[neighbors] == query_labels[block, None]) & (neighbors >= 0)
         _score(results, block, neighbors, matches)
@@ -236,11 +255,54 @@ def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
     return columns
 
 
-def _count_relevant(queries: Labels, gallery: Labels, exclude_self: bool) -> Labels:
-    """Return R of each query: the gallery's images of its class, itself left out."""
-    codes = np.unique(np.concatenate((gallery, queries)), return_inverse=True)[1]
+_Grouped = tuple[Labels, Labels]
+
+
+def _as_groups(
+    groups: LabelsLike | None, gallery_groups: LabelsLike | None, queries: int, gallery: int | None
+) -> _Grouped | None:
+    """Return the groups of the queries and of what they are searched in; None without groups.
+
+    ``gallery`` is None where the queries are searched among themselves.
+    """
+    if groups is not None and gallery_groups is None and gallery is None:
+        alone = as_labels(groups, queries, "groups")
+        return alone, alone
+    if groups is not None and gallery_groups is not None and gallery is not None:
+        searched = as_labels(gallery_groups, gallery, "gallery_groups")
+        return as_labels(groups, queries, "groups"), searched
+    if groups is not None or gallery_groups is not None:
+        raise MlbenchError(
+            "groups and gallery_groups belong together with a gallery, and gallery_groups nowhere "
+            "else; give both or neither"
+        )
+    return None
+
+
+def _on_device(groups: _Grouped | None, rows: Tensor) -> Groups | None:
+    if groups is None:
+        return None
+    asking, found_in = (torch.from_numpy(each).to(rows.device) for each in groups)
+    return asking, found_in
+
+
+def _count_relevant(
+    queries: Labels, gallery: Labels, exclude_self: bool, groups: _Grouped | None
+) -> Labels:
+    """Return R of each query: the gallery's images of its class, but itself and its group."""
+    relevant = _count_equal(queries, gallery)
+    if groups is None:
+        return relevant - int(exclude_self)
+    pairs = [np.stack(each, 1) for each in zip((queries, gallery), groups, strict=True)]
+    return relevant - _count_equal(*pairs)
+
+
+def _count_equal(queries: Labels, gallery: Labels) -> Labels:
+    """Return for each row of ``queries`` how many rows of ``gallery`` equal it."""
+    both = np.concatenate((gallery, queries))
+    codes = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
     counts = np.bincount(codes[: len(gallery)], minlength=codes.max() + 1)
-    return counts[codes[len(gallery) :]] - int(exclude_self)
+    return counts[codes[len(gallery) :]]
 
 
 def _empty_results(ks: tuple[int, ...], relevant: Labels, n_gallery: int) -> QueryResults:

@@ -27,8 +27,12 @@ from mlbench.scalars import whole_number
 from mlbench.system.known_state import known_state
 
 Product = Callable[[Tensor, Tensor], Tensor]
+Groups = tuple[Tensor, Tensor]
+"""The group of each query ``(Q,)`` and of each gallery row ``(G,)``, int64 on their device."""
 
 SLACK = 4
+# Rows of a query's own group that short lists have room for; a larger group takes a longer search.
+GROUP_ROOM = 64
 # Candidates that are ranked in float64 at a time: a processor's cache should hold them.
 PART_ELEMENTS = 2**19
 INDEX_MASK = 2**32 - 1
@@ -79,7 +83,13 @@ def nearest(
 
 
 def neighbor_blocks(
-    queries: Tensor, gallery: Tensor, k: int, *, exclude_self: bool, memory_mb: int
+    queries: Tensor,
+    gallery: Tensor,
+    k: int,
+    *,
+    exclude_self: bool,
+    memory_mb: int,
+    groups: Groups | None = None,
 ) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
     """Return ``nearest``'s result in pieces: which queries, and their ``(q, k)`` neighbours.
 
@@ -90,22 +100,30 @@ def neighbor_blocks(
         exclude_self: as for ``nearest``.
         memory_mb: as for ``nearest``; it includes what the caller does with a piece, at 48 bytes
             a neighbour. One query at a time is the least it can do.
+        groups: leave the rows of each query's own group out of its neighbours.
 
     Raises:
         MlbenchError: as for ``nearest``; unsuitable query rows come to light piece by piece.
     """
     _check_request(queries, gallery)
-    return _blocks(queries, gallery, k, exclude_self, memory_mb)
+    return _blocks(queries, gallery, k, exclude_self, memory_mb, groups)
 
 
 @torch.no_grad()
 def _blocks(
-    queries: Tensor, gallery: Tensor, k: int, exclude_self: bool, memory_mb: int
+    queries: Tensor,
+    gallery: Tensor,
+    k: int,
+    exclude_self: bool,
+    memory_mb: int,
+    groups: Groups | None,
 ) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
     same = queries is gallery
     unit = unit_rows(gallery, "queries" if same else "gallery")
     spare = memory_mb * 2**20 - unit.nbytes - 12 * PART_ELEMENTS
-    search = _Search(unit, k, exclude_self=exclude_self, symmetric=same, memory=spare)
+    search = _Search(
+        unit, k, exclude_self=exclude_self, symmetric=same, memory=spare, groups=groups
+    )
     step = search.block
     for start in range(0, len(queries), step):
         rows = slice(start, min(start + step, len(queries)))
@@ -183,23 +201,32 @@ class _Search:
         exclude_self: query ``i`` is row ``i`` of the gallery, and not its own neighbour.
         symmetric: the queries are the gallery.
         memory: working memory in bytes.
+        groups: a query's own group is none of its neighbours.
 
     Attributes:
         block: queries at a time.
     """
 
     def __init__(
-        self, gallery: Tensor, k: int, *, exclude_self: bool, symmetric: bool, memory: int
+        self,
+        gallery: Tensor,
+        k: int,
+        *,
+        exclude_self: bool,
+        symmetric: bool,
+        memory: int,
+        groups: Groups | None,
     ) -> None:
         self.gallery = gallery
         self.k = k
         self.exclude_self = exclude_self
+        self.groups = groups
         # Rounding of a D-term float32 dot product of unit vectors, in any order, is below
         # D * 2**-24 (Higham 2002, sec. 3.1); twice that also covers rounding the exact one.
         self._error = gallery.shape[1] * 2.0**-23
         # The same of two float64 sums of the same products, which are exact.
         self._error64 = gallery.shape[1] * 2.0**-51
-        keep = k + SLACK + exclude_self
+        keep = k + SLACK + max(int(exclude_self), _group_room(groups))
         self._shortlist = None
         if 4 * keep < len(gallery):
             self._shortlist = make_shortlist(gallery, keep, symmetric=symmetric, memory=memory)
@@ -217,7 +244,9 @@ class _Search:
             return self._rank_all(queries, own)
         floor, listed = self._shortlist.propose(queries, start)
         best, found = self._rank(self._similarity(queries, listed), listed, own)
-        unsure = (best[:, -1].double() <= floor.double() + self._error).nonzero()[:, 0]
+        # A list that its query's group has used up ends in NaN, which is above nothing.
+        sure = best[:, -1].double() > floor.double() + self._error
+        unsure = (~sure).nonzero()[:, 0]
         for row in unsure.split(self._whole_block):
             found[row] = self._rank_all(queries[row], own[row])
         return found
@@ -269,11 +298,24 @@ class _Search:
         key = _sort_key(scores, listed)
         if self.exclude_self:
             key[listed == own[:, None]] = EXCLUDED
+        if self.groups is not None:
+            asking, found_in = self.groups
+            key[found_in[listed] == asking[own][:, None]] = EXCLUDED
         best = key.topk(min(self.k, key.shape[1]), dim=1)[0]
         found = torch.where(best == EXCLUDED, -1, INDEX_MASK - (best & INDEX_MASK))
         return _key_score(best), torch.nn.functional.pad(
             found, (0, self.k - best.shape[1]), value=-1
         )
+
+
+def _group_room(groups: Groups | None) -> int:
+    """Return how many rows of its own group a query's short list should have room for."""
+    if groups is None:
+        return 0
+    codes = torch.cat(groups).unique(return_inverse=True)[1]
+    asking, found_in = codes.split([len(each) for each in groups])
+    sizes = found_in.bincount(minlength=int(codes.max()) + 1)
+    return min(int(sizes[asking].max()), GROUP_ROOM)
 
 
 def _rounded(sums: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:

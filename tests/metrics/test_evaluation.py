@@ -16,7 +16,7 @@ from mlbench.metrics.evaluation import evaluate, evaluate_queries, nmi, nmi_rest
 pytestmark = pytest.mark.numeric
 
 
-def oracle(queries, query_labels, gallery, gallery_labels, exclude_self, ks):
+def oracle(queries, query_labels, gallery, gallery_labels, exclude_self, ks, groups=None):
     """Musgrave et al. 2020 and the protocol, one query at a time in plain Python."""
 
     def unit(rows):
@@ -28,6 +28,8 @@ def oracle(queries, query_labels, gallery, gallery_labels, exclude_self, ks):
     totals = {f"R@{k}": 0.0 for k in ks} | {"MAP@R": 0.0, "R-Precision": 0.0, "n_lone": 0}
     for i, row in enumerate(similarity):
         others = [j for j in range(len(row)) if not (exclude_self and i == j)]
+        if groups is not None:
+            others = [j for j in others if groups[0][i] != groups[1][j]]
         ranked = sorted(others, key=lambda j: (-row[j], j))
         right = [bool(gallery_labels[j] == query_labels[i]) for j in ranked]
         r = sum(right)
@@ -70,6 +72,25 @@ def test_gallery_retrieval_against_oracle(query, gallery):
     results = evaluate_queries(*query, gallery=gallery[0], gallery_labels=gallery[1])
     expected = oracle(query[0], query[1], gallery[0], gallery[1], False, (1, 2, 4, 8))
     assert_agrees(results, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(query=labelled(), gallery=st.none() | labelled(), kinds=st.integers(1, 30))
+def test_groups_against_oracle(query, gallery, kinds):
+    rows, labels = query if gallery is None else gallery
+    rng = np.random.default_rng(kinds)
+    groups = [rng.integers(0, kinds, len(each)) for each in (query[0], rows)]
+    groups = [groups[0]] * 2 if gallery is None else groups
+    given = {"groups": groups[0]}
+    if gallery is not None:
+        given |= {"gallery": rows, "gallery_labels": labels, "gallery_groups": groups[1]}
+    expected = oracle(query[0], query[1], rows, labels, gallery is None, (1, 2, 4, 8), groups)
+    assert_agrees(evaluate_queries(*query, **given), expected)
+
+
+def test_a_group_of_its_own_for_each_image_changes_nothing():
+    rows, labels = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 5
+    assert evaluate(rows, labels, groups=np.arange(40)) == evaluate(rows, labels)
 
 
 def ranked_line(pattern):
@@ -312,6 +333,9 @@ GALLERY = {"gallery": ROWS}
         (ROWS, [0, 1, 2], GALLERY, "gallery and gallery_labels belong together"),
         (ROWS, [0, 1, 2], {"gallery_labels": [0]}, "gallery and gallery_labels belong together"),
         (ROWS, [0, 1, 2], {**GALLERY, "gallery_labels": [0]}, "gallery_labels: expected shape"),
+        (ROWS, LABELS, {"groups": [0]}, "groups: expected shape"),
+        (ROWS, LABELS, {"gallery_groups": LABELS}, "give both or neither"),
+        (ROWS, LABELS, {**GALLERY, "gallery_labels": LABELS, "groups": LABELS}, "give both or nei"),
         (ROWS, [0, 1, 2], {"ks": ()}, "ks: expected distinct integers"),
         (ROWS, [0, 1, 2], {"ks": (0, 1)}, "ks: expected distinct integers"),
         (ROWS, [0, 1, 2], {"ks": (1, 1)}, "ks: expected distinct integers"),

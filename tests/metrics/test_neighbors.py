@@ -80,6 +80,66 @@ def test_long_galleries_against_oracle(rows, k, others, decimals):
     np.testing.assert_array_equal(found, oracle(queries, rows, k, others is None))
 
 
+def grouped(rows, gallery, k, groups, memory_mb=256):
+    """Search as ``nearest`` does, each query's own group left out; one array is searched itself."""
+    queries = torch.as_tensor(rows)
+    searched = queries if gallery is rows else torch.as_tensor(gallery)
+    blocks = neighbors.neighbor_blocks(
+        queries,
+        searched,
+        k,
+        exclude_self=gallery is rows,
+        memory_mb=memory_mb,
+        groups=(torch.as_tensor(groups[0]), torch.as_tensor(groups[1])),
+    )
+    return np.concatenate([found for _, found in blocks])
+
+
+def grouped_oracle(rows, gallery, k, groups):
+    whole = oracle(rows, gallery, len(gallery), gallery is rows)
+    left = [
+        [j for j in row if j >= 0 and groups[1][j] != groups[0][i]][:k]
+        for i, row in enumerate(whole.tolist())
+    ]
+    return np.array([row + [-1] * (k - len(row)) for row in left])
+
+
+@pytest.mark.usefixtures("_short_chunks")
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=integer_rows(4, max_rows=150),
+    others=st.none() | integer_rows(4),
+    k=st.integers(1, 4),
+    kinds=st.integers(1, 60),
+    room=st.sampled_from([0, 1, 64]),
+)
+def test_a_group_is_left_out_against_oracle(rows, others, k, kinds, room):
+    """Groups that fit into the short lists, and groups that use them up."""
+    queries = rows if others is None else others
+    rng = np.random.default_rng(kinds)
+    asking, found_in = rng.integers(0, kinds, len(queries)), rng.integers(0, kinds, len(rows))
+    groups = (asking, asking if others is None else found_in)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbors, "GROUP_ROOM", room)
+        found = grouped(queries, rows, k, groups)
+    np.testing.assert_array_equal(found, grouped_oracle(queries, rows, k, groups))
+
+
+@pytest.mark.usefixtures("_short_chunks")
+@pytest.mark.parametrize("frames", [7, 100])
+def test_videos_are_left_out_whatever_the_memory(frames):
+    """Frames of a video are nearly the same: they come before all others, and fill short lists."""
+    rng = np.random.default_rng(5)
+    videos = np.arange(300) // frames
+    rows = rng.normal(size=(300, 8))[videos * frames] + 1e-3 * rng.normal(size=(300, 8))
+    expected = grouped_oracle(rows, rows, 3, (videos, videos))
+    for memory_mb in (256, 8):
+        found = grouped(rows, rows, 3, (videos, videos), memory_mb)
+        np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize(("size", "memory_mb"), [(3072, 300), (3400, 300), (3584, 300), (5001, 7)])
 def test_long_galleries_in_blocks_and_in_one(size, memory_mb, monkeypatch):
     chosen = []
