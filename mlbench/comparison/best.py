@@ -9,7 +9,7 @@ interval reaches zero, so that mark and interval cannot disagree.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Figures = npt.NDArray[np.float64]
 
 _DRAWS = 4000
+_SCALES = 400
+"""Values of the chi-square, each as likely as the others, that the draws are divided by."""
 _QUANTILE = 0.96
 """Not 0.95: each pair has a class variance of its own, which one common chi-square does not show;
 at 0.95 the error was .05 to .09 in simulations."""
@@ -60,11 +62,13 @@ class Standing:
         behind: by row; empty with one row.
         judged: whether rows may be marked: the noise between seeds is known.
         tail: of the interval of a pair, on either side, that makes all of them hold at once.
+        pairs: the differences of all rows.
     """
 
     behind: Mapping[str, Behind]
     judged: bool
     tail: float
+    pairs: Pairs
 
     @property
     def marked(self) -> frozenset[str]:
@@ -79,11 +83,26 @@ def compare_with_best(parts: Components) -> Standing:
         parts: of the rows, for other classes and seeds or narrower.
     """
     found = all_pairs(parts)
-    if len(parts.names) < 2:
-        return Standing({}, judged=False, tail=0.025)
-    tail = pair_tail(parts, found)
-    behind = behind_best(parts.means, found.square(found.half_widths(tail)))
-    return Standing(dict(zip(parts.names, behind, strict=True)), parts.for_other_seeds, tail)
+    tail = pair_tail(parts, found) if len(parts.names) > 1 else 0.025
+    return against_best(parts.names, parts.means, found, tail, judged=parts.for_other_seeds)
+
+
+def against_best(
+    names: Sequence[str], means: Figures, found: Pairs, tail: float, *, judged: bool
+) -> Standing:
+    """Return how rows stand, from the differences of all of them.
+
+    Args:
+        names: of the rows.
+        means: ``(L,)`` of them.
+        found: their differences.
+        tail: of a pair's interval, on either side.
+        judged: whether rows may be marked.
+    """
+    if len(names) < 2:
+        return Standing({}, judged=False, tail=tail, pairs=found)
+    behind = behind_best(means, found.square(found.half_widths(tail)))
+    return Standing(dict(zip(names, behind, strict=True)), judged, tail, found)
 
 
 def behind_best(means: Figures, half_widths: Figures) -> list[Behind]:
@@ -123,39 +142,45 @@ def pair_tail(parts: Components, found: Pairs) -> float:
     return float(np.clip(tail, 0.025 / several, 0.025))
 
 
-def _largest_ratios(parts: Components, freedom: float) -> Figures:
+def _largest_ratios(parts: Components, freedom: float) -> npt.NDArray[np.float32]:
     """Draw the largest t-value of all pairs if no rows differ: ``(draws,)``."""
     import numpy as np
     from scipy.special import chdtri
 
-    # In the order of the means, so that the order of the rows changes nothing.
-    order = np.lexsort((np.array(parts.names), parts.means))
+    # In the order of the names, so that the order of the rows changes nothing. That of the means
+    # would hang on rounding where two of them are equal.
+    order = np.argsort(parts.names)
     noise = np.maximum(parts.noise.seeds - parts.noise.both, 0) * parts.share_of_run
     covariance = (parts.class_products + np.diag(noise))[np.ix_(order, order)]
     own = covariance.diagonal()
     ridge = np.diag(np.full(len(own), _SAME * own.max() or 1.0))
-    # Cholesky's factor is unique, where eigenvectors may turn with the last digit.
-    normal, uniform = _drawn(len(own))
-    values = np.linalg.cholesky(covariance + ridge) @ normal
-
     square = own[:, None] + own - 2 * covariance
     scale = np.where(square > _SAME * (own[:, None] + own), square, np.inf) ** -0.5
-    largest = np.zeros(_DRAWS)
+    # Cholesky's factor is unique, where eigenvectors may turn with the last digit.
+    factor = np.linalg.cholesky(covariance + ridge)
+    unit = np.sqrt(own.max()) or 1.0
+
+    normal, places = _drawn(len(own))
+    values = (factor / unit).astype(np.float32) @ normal
+    scale = (scale * unit).astype(np.float32)
+    largest = np.zeros(_DRAWS, np.float32)
     for row in range(len(own) - 1):
-        ratios = np.abs(values[row + 1 :] - values[row]) * scale[row, row + 1 :, None]
-        np.maximum(largest, ratios.max(axis=0), out=largest)
-    return largest * np.sqrt(freedom / chdtri(freedom, uniform))
+        ratios = values[row + 1 :] - values[row]
+        ratios *= scale[row, row + 1 :, None]
+        np.maximum(largest, np.abs(ratios, out=ratios).max(axis=0), out=largest)
+    scales = np.sqrt(freedom / chdtri(freedom, (np.arange(_SCALES) + 0.5) / _SCALES))
+    return largest * scales[places]
 
 
-@functools.lru_cache(maxsize=8)
-def _drawn(rows: int) -> tuple[Figures, Figures]:
-    """Return ``(L, draws)`` normal and ``(draws,)`` uniform numbers, always the same."""
+@functools.lru_cache(maxsize=32)
+def _drawn(rows: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return ``(L, draws)`` normal numbers and ``(draws,)`` places of scales, always the same."""
     import numpy as np
 
     # The one generator whose numbers no later version of numpy changes (NEP 19).
     generator = np.random.RandomState(0)
-    uniform = (np.arange(_DRAWS) + 0.5) / _DRAWS
-    return generator.standard_normal((rows, _DRAWS)), generator.permutation(uniform)
+    normal = generator.standard_normal((rows, _DRAWS)).astype(np.float32)
+    return normal, generator.permutation(_DRAWS) % _SCALES
 
 
 def rope(behind: Behind, width: float) -> Literal["equal", "behind", "open"]:
