@@ -4,6 +4,8 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
+from mlbench._version import DISTRIBUTION
+
 
 class MlbenchError(Exception):
     """Bad input or a missing resource; the message is one line that says what, where and the mend.
@@ -58,6 +60,19 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> MlbenchError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return MlbenchError(f"unknown {kind} '{name}'; {hint}")
+
+
+def not_installed(what: str, extra: str) -> MlbenchError:
+    """Return the error for an optional package that is needed and missing.
+
+    Args:
+        what: what needs which package, e.g. ``"tuning needs Optuna"``.
+        extra: of this distribution, which brings the package.
+    """
+    return MlbenchError(
+        f"{what}, which is not installed; run: pip install '{DISTRIBUTION}[{extra}]' "
+        f"(in a checkout: pip install -e '.[{extra}]')"
+    )
 
 
 def first_few(items: Sequence[str], separator: str = ", ") -> str:

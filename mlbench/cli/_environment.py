@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from mlbench._version import __version__
+from mlbench._version import DISTRIBUTION, __version__
 from mlbench.errors import MlbenchError
 from mlbench.records import provenance
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
@@ -90,7 +90,7 @@ def _packages() -> dict[str, str]:
     """Return the versions of all that mlbench may use and that is installed."""
     named = set(provenance.PACKAGES)
     with suppress(PackageNotFoundError):  # run from a checkout that is not installed
-        named |= {re.split(r"[^\w.-]", line)[0] for line in requires("mlbench") or ()}
+        named |= {re.split(r"[^\w.-]", line)[0] for line in requires(DISTRIBUTION) or ()}
     versions = {}
     for name in sorted(named):
         with suppress(PackageNotFoundError):

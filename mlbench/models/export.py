@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, not_installed
 from mlbench.models.kept import plain
 from mlbench.models.model import Model
 from mlbench.system.known_state import known_state
@@ -105,9 +105,7 @@ def _check_installed() -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise MlbenchError(
-                f"--format onnx needs the package {name}: pip install 'mlbench[onnx]'"
-            ) from error
+            raise not_installed(f"--format onnx needs the package {name}", "onnx") from error
 
 
 def _difference(run: Callable[[Tensor], Tensor], model: Model, size: int) -> float:

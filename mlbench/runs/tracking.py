@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mlbench.errors import MlbenchError, MlbenchWarning, unknown_name
+from mlbench.errors import MlbenchWarning, not_installed, unknown_name
 
 if TYPE_CHECKING:
     from mlbench.records.record import RunRecord
@@ -59,7 +59,7 @@ def parse_tracker(text: str) -> TrackerSpec:
     if kind not in _NEEDS:
         raise unknown_name("tracker", kind, _NEEDS)
     if any(importlib.util.find_spec(package) is None for package in _NEEDS[kind]):
-        raise MlbenchError(f"--track {kind} is not installed: pip install 'mlbench[{kind}]'")
+        raise not_installed(f"--track {kind} needs the package {_NEEDS[kind][0]}", kind)
     return TrackerSpec(kind, where)
 
 

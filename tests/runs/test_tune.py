@@ -323,7 +323,7 @@ def test_without_optuna_the_extra_is_named(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MlbenchError, match=r"pip install 'mlbench\[tune\]'"):
+    with pytest.raises(MlbenchError, match=r"pip install 'dmlbench\[tune\]'"):
         run_tune(plan_of(many, "npairs"), 1, tmp_path)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, not_installed
 from mlbench.models import kept
 from mlbench.recipes.spec import RunSpec
 from mlbench.records import store
@@ -204,7 +204,7 @@ def _import_ray() -> Any:
         ray = importlib.import_module("ray")
         importlib.import_module("ray.util.scheduling_strategies")
     except ModuleNotFoundError as error:
-        raise MlbenchError("--executor ray needs Ray: pip install 'mlbench[ray]'") from error
+        raise not_installed("--executor ray needs Ray", "ray") from error
     return ray
 
 
