@@ -147,6 +147,9 @@ class Dataset:
         gallery: images of the test classes, labelled as ``test``, among which each test image is
             searched; None if each is searched among all other test images.
         skipped: names of bad images that were left out of it.
+        test_class_numbers: numbers of the test classes in the data set's own list of all classes,
+            ascending, so that one class has one number in every split; None for the standard
+            split, in whose list the training classes come first, then the test classes.
     """
 
     name: str
@@ -155,6 +158,16 @@ class Dataset:
     fingerprint: str
     gallery: ImageSet | None = None
     skipped: tuple[str, ...] = ()
+    test_class_numbers: tuple[int, ...] | None = None
+
+    @property
+    def test_numbers(self) -> Labels:
+        """The ``(G,)`` numbers of the test classes, in the order of their labels."""
+        import numpy as np
+
+        if self.test_class_numbers is not None:
+            return np.array(self.test_class_numbers, np.int64)
+        return len(self.train.class_names) + np.arange(len(self.test.class_names))
 
 
 class DatasetLoader(Protocol):

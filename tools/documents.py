@@ -196,7 +196,7 @@ def _entry(names: list[str], what: Any) -> str:
 def _methods(kind: type) -> list[tuple[str, Any]]:
     """Return the documented public functions that a class defines itself."""
     own = [(name, inspect.unwrap(getattr(kind, name))) for name in vars(kind) if name[0] != "_"]
-    return [(name, what) for name, what in own if inspect.isroutine(what) and what.__doc__]
+    return [(name, what) for name, what in own if callable(what) and what.__doc__]
 
 
 def _method(owner: str, name: str, what: Callable[..., Any]) -> str:

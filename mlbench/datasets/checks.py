@@ -38,6 +38,12 @@ def check_dataset(dataset: Dataset) -> None:
         if problem:
             where = f"data set '{dataset.name}', {side} side"
             raise MlbenchError(f"{where}: {problem}; mend its loader")
+    numbers, count = dataset.test_numbers, len(dataset.test.class_names)
+    if len(numbers) != count or (np.diff(numbers, prepend=-1) < 1).any():
+        raise MlbenchError(
+            f"data set '{dataset.name}': test_class_numbers must be {count} whole numbers in "
+            "ascending order; mend its loader"
+        )
     shared = sorted(set(dataset.train.class_names) & set(dataset.test.class_names))
     if shared:
         raise MlbenchError(

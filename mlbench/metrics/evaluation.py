@@ -45,6 +45,12 @@ class QueryResults:
     n_gallery: int
 
     @property
+    def scores(self) -> dict[str, npt.NDArray[np.bool_] | npt.NDArray[np.float64]]:
+        """By metric, the ``(Q,)`` scores that it is the mean of: ``R@k``, MAP@R, R-Precision."""
+        hits = {f"R@{k}": column for k, column in zip(self.ks, self.hits.T, strict=True)}
+        return {**hits, "MAP@R": self.ap_at_r, "R-Precision": self.r_precision}
+
+    @property
     def n_query(self) -> int:
         """The number of queries."""
         return len(self.relevant)
@@ -181,11 +187,8 @@ def summarize(results: QueryResults) -> dict[str, float]:
     >>> round(summary["R@1"], 3), summary["n_lone"]
     (0.667, 1)
     """
-    recalls = results.hits.mean(axis=0)
     return {
-        **{f"R@{k}": float(recall) for k, recall in zip(results.ks, recalls, strict=True)},
-        "MAP@R": float(results.ap_at_r.mean()),
-        "R-Precision": float(results.r_precision.mean()),
+        **{name: float(scores.mean()) for name, scores in results.scores.items()},
         "n_query": results.n_query,
         "n_gallery": results.n_gallery,
         "n_lone": results.n_lone,

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlbench.errors import MlbenchError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def migrate(table: dict[str, Any], where: str) -> dict[str, Any]:
@@ -41,6 +41,11 @@ def _from_1(table: dict[str, Any], where: str) -> dict[str, Any]:
     return _added(table, where, queries_sha256=None)
 
 
+def _from_2(table: dict[str, Any], where: str) -> dict[str, Any]:
+    """Leave the totals by class empty; ``mlbench results upgrade`` can make them."""
+    return _added(table, where, class_totals=None)
+
+
 def _with(table: dict[str, Any], where: str, section: str, **new: Any) -> dict[str, Any]:
     """Add entries to a section; one that is no table is left for the checks to name."""
     found = table.get(section)
@@ -57,5 +62,8 @@ def _added(table: dict[str, Any], where: str, **new: Any) -> dict[str, Any]:
     return {**table, **new}
 
 
-_STEPS: dict[int, Callable[[dict[str, Any], str], dict[str, Any]]] = {1: _from_1}
+_STEPS: dict[int, Callable[[dict[str, Any], str], dict[str, Any]]] = {
+    1: _from_1,
+    2: _from_2,
+}
 """By schema, the step to the next one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_type_hints
@@ -17,6 +18,7 @@ from mlbench.recipes.spec import LossSpec, Natural, Recipe, RunSpec
 from mlbench.recipes.validation import build, check_value
 from mlbench.records.migrations import SCHEMA_VERSION, migrate
 from mlbench.records.provenance import Provenance
+from mlbench.records.totals import PackedTotals, RunTotals
 
 PROTOCOL_VERSION = 1
 
@@ -105,6 +107,8 @@ class RunRecord:
         provenance: software and hardware.
         queries_sha256: of the per-query scores in the ``.npz`` that was saved beside the record;
             None if there is none, or it cannot be checked.
+        class_totals: ``totals`` in the form in which they are kept; None if diverged, and in
+            records of schema 1 and 2 that were not upgraded.
     """
 
     schema_version: int
@@ -126,6 +130,12 @@ class RunRecord:
     cost: Cost
     provenance: Provenance
     queries_sha256: str | None
+    class_totals: PackedTotals | None
+
+    @functools.cached_property
+    def totals(self) -> RunTotals | None:
+        """What the metrics are means of, by test class; None where ``class_totals`` is."""
+        return None if self.class_totals is None else self.class_totals.unpack()
 
     @property
     def spec(self) -> RunSpec:
@@ -165,11 +175,10 @@ def _read_checked(text: str, where: str) -> RunRecord:
         raise MlbenchError(f"{where}: not valid JSON ({error})") from error
     if not isinstance(table, dict) or "schema_version" not in table:
         raise MlbenchError(f"{where}: not a record of mlbench (no schema_version)")
-    migrated = migrate(table, where)
-    checksum = migrated.pop("checksum", None)
-    record = build(RunRecord, migrated, where)
+    checksum = table.pop("checksum", None)
+    record = build(RunRecord, migrate(table, where), where)
     _check_consistent(record, where)
-    if table["schema_version"] > 1 and checksum != sha256(dump(migrated)):
+    if table["schema_version"] > 1 and checksum != sha256(dump(table)):
         raise MlbenchError(
             f"{where}: its content does not match its checksum; it was edited or damaged: "
             "restore it, or remove it and make the run again"
@@ -256,7 +265,7 @@ def _check_consistent(record: RunRecord, where: str) -> None:
     if record.recipe.recipe_id != record.recipe_id:
         raise MlbenchError(f"{where}: recipe_id does not match the recipe; was it edited?")
     if record.status == "diverged":
-        if record.metrics:
+        if record.metrics or record.class_totals:
             raise MlbenchError(f"{where}: diverged but with metrics; was it edited?")
         return
     recalls = [f"R@{k}" for k in sorted(record.recipe.evaluation.ks)]
@@ -271,3 +280,31 @@ def _check_consistent(record: RunRecord, where: str) -> None:
     for low, high in (*pairwise(recalls), ("MAP@R", "R-Precision")):
         if record.metrics[low] > record.metrics[high] + 1e-9:
             raise MlbenchError(f"{where}: {low} is above {high}, which cannot be; was it edited?")
+    _check_totals(record, where)
+
+
+_TOTALS_TOLERANCE = 1e-6
+"""Of a mean: sums are rounded to 2^-24, and in older records made from single precision."""
+
+
+def _check_totals(record: RunRecord, where: str) -> None:
+    """Refuse totals by class that do not add up to the metrics."""
+    try:
+        totals = record.totals
+    except ValueError as error:
+        raise MlbenchError(f"{where}: class_totals cannot be read ({error})") from error
+    if totals is None:
+        return
+    summed = {"n_query": int(totals.queries.sum()), **totals.means}
+    needed = ("MAP@R", *(f"R@{k}" for k in record.recipe.evaluation.ks))
+    for name in dict.fromkeys([*summed, *needed]):
+        wanted, found = record.metrics.get(name, math.nan), summed.get(name, math.nan)
+        if not abs(wanted - found) <= _TOTALS_TOLERANCE:
+            raise MlbenchError(
+                f"{where}: class_totals give {name} {found}, metrics {wanted}; was it edited?"
+            )
+    if len(totals.classes) != record.dataset.test_classes:
+        raise MlbenchError(
+            f"{where}: class_totals are of {len(totals.classes)} classes, the data set has "
+            f"{record.dataset.test_classes}; was it edited?"
+        )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mlbench.metrics.evaluation import QueryResults, evaluate_queries, nmi, summarize
 from mlbench.metrics.ties import TIE
 from mlbench.recipes.spec import RunSpec
+from mlbench.records.totals import RunTotals, totals_by_class
 from mlbench.runs.ingredients import Ingredients, TrainingPart
 from mlbench.training.batches import Subset
 from mlbench.training.embed import embed
@@ -70,9 +71,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one network on the test images, and the per-query results behind them."""
+    """Metrics of one network on the test images, their totals by class, and results by query."""
 
     metrics: dict[str, int | float]
+    totals: RunTotals
     queries: QueryResults
 
 
@@ -110,4 +112,5 @@ def evaluate_run(embeddings: Tensor, ingredients: Ingredients, seed: int) -> Eva
     queries = _retrieve(embeddings, ingredients)
     restarts = ingredients.recipe.evaluation.nmi_restarts
     clustering = nmi(embeddings[: len(labels)], labels, restarts=restarts, seed=seed)
-    return Evaluation({**summarize(queries), "NMI": clustering}, queries)
+    totals = totals_by_class(queries.scores, labels, ingredients.dataset.test_numbers)
+    return Evaluation({**summarize(queries), "NMI": clustering}, totals, queries)

@@ -1,6 +1,8 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import RunSpec
 from mlbench.records.migrations import SCHEMA_VERSION
@@ -11,6 +13,7 @@ from mlbench.records.record import (
     EpochRow,
     RunRecord,
 )
+from mlbench.records.totals import RunTotals
 
 PLAN = make_plan(Request(losses=("softtriple", "npairs"), seeds=3))
 
@@ -43,5 +46,16 @@ def record(spec: RunSpec, recall: float = 0.5, **changes: Any) -> RunRecord:
             "0", "s", "", False, "3", {"torch": "2"}, "cpu", "chip", "", 2, "L", "eager"
         ),
         queries_sha256=None,
+        class_totals=None,
     )
     return replace(made, **changes)
+
+
+def with_totals(made: RunRecord) -> RunRecord:
+    """Give a record totals by class that add up to its metrics, the same in each class."""
+    count = made.dataset.test_classes
+    queries = np.full(count, made.metrics["n_query"] // count)
+    names = [name for name in made.metrics if name[:2] in ("R@", "MA", "R-")]
+    sums = {name: made.metrics[name] * queries.astype(np.float64) for name in names}
+    totals = RunTotals(count + np.arange(count), queries, sums)
+    return replace(made, class_totals=totals.pack())
