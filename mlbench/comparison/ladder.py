@@ -25,7 +25,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "batch norm": ("backbone.bn_stats", "backbone.bn_affine"),
     "learning rates": ("optimizer.lr", "optimizer.head_lr", "optimizer.loss_lr"),
     "loss parameters": ("loss.",),
-    "eps and decay": ("optimizer.name", "optimizer.eps", "optimizer.weight_decay"),
+    "eps and decay": ("optimizer.",),
     "head": ("head.",),
     "schedule and crop": ("schedule.", "input.", "data.", "batch.", "training."),
     "backbone": ("backbone.",),

@@ -82,7 +82,7 @@ def open_cache(
 
     Args:
         images: the images.
-        side: shorter side in pixels.
+        side: shorter side in pixels; 0 keeps every image as large as it is.
         key: what identifies the pixels, such as the data set's fingerprint and the side of the
             split.
         progress: called with the number of images done and their total while building.
@@ -118,11 +118,14 @@ def find_bad(images: ImageSet, side: int, progress: Progress | None = None) -> d
 
 
 def _resized(image: ImageArray, side: int, name: str) -> ImageArray:
-    """Resize so that the shorter side is ``side`` (the arithmetic of torchvision's Resize)."""
+    """Resize so that the shorter side is ``side`` (the arithmetic of torchvision's Resize).
+
+    A side of 0 leaves the image as it is.
+    """
     _check_array(image, name)
     height, width = image.shape[:2]
     short, long = sorted((height, width))
-    if short == side:
+    if side in (0, short):
         return image
     longer = int(side * long / short)
     if side * longer > (Image.MAX_IMAGE_PIXELS or np.inf):

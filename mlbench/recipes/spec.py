@@ -50,7 +50,8 @@ class InputSpec:
 
     Attributes:
         size: side of the square crop, pixels.
-        train_resize: shorter side to which training images are resized before cropping, pixels.
+        train_resize: shorter side to which training images are resized before cropping, pixels; 0
+            cuts random-resized crops from the original pixels, which are kept on disk for it.
         test_resize: the same for test images.
         train_crop: ``random-resized`` (Szegedy et al. 2015, as in torchvision) or ``center``.
         min_area: least share of the image's area that a random crop covers.
@@ -61,7 +62,7 @@ class InputSpec:
     """
 
     size: Count
-    train_resize: Count
+    train_resize: Natural
     test_resize: Count
     train_crop: Literal["random-resized", "center"]
     min_area: Annotated[float, Range(0, 1, open_low=True)]
@@ -107,12 +108,13 @@ class OptimizerSpec:
     """The optimiser of network and loss.
 
     Attributes:
-        name: ``adam``, ``adamw``, ``rmsprop`` or ``sgd`` (momentum 0.9).
+        name: ``adam``, ``adamw``, ``rmsprop`` or ``sgd``.
         lr: learning rate of the trunk.
         head_lr: learning rate of the head.
         loss_lr: learning rate of the loss's own parameters; ``declared`` takes the loss's own.
         eps: of Adam and RMSprop (no effect on ``sgd``).
         weight_decay: on all parameters, the loss's included.
+        momentum: of ``sgd`` and ``rmsprop``; ``usual`` is 0.9 for ``sgd`` and 0 for ``rmsprop``.
     """
 
     name: Literal["adam", "adamw", "rmsprop", "sgd"]
@@ -121,6 +123,7 @@ class OptimizerSpec:
     loss_lr: Positive | Literal["declared"]
     eps: Positive
     weight_decay: NonNegative
+    momentum: Annotated[float, Range(0, 1)] | Literal["usual"] = "usual"
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,11 @@ class Recipe:
             )
         if self.input.train_crop == "center" and self.input.train_resize < self.input.size:
             raise MlbenchError("recipe: input.train_resize is below input.size; the crop must fit")
+        if self.optimizer.momentum != "usual" and self.optimizer.name not in ("sgd", "rmsprop"):
+            raise MlbenchError(
+                f"recipe: optimizer {self.optimizer.name} has no momentum to set; leave "
+                "optimizer.momentum out or set it to usual"
+            )
         if self.selection.rule == "validation" and self.selection.folds < 2:
             raise MlbenchError("recipe: selection.rule 'validation' needs selection.folds >= 2")
         if 1 not in self.evaluation.ks or len(set(self.evaluation.ks)) != len(self.evaluation.ks):

@@ -243,9 +243,15 @@ def build_optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     if spec.name == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, weight_decay=spec.weight_decay)
+        momentum = 0.9 if spec.momentum == "usual" else spec.momentum
+        return torch.optim.SGD(groups, momentum=momentum, weight_decay=spec.weight_decay)
     if spec.name == "rmsprop":
-        return torch.optim.RMSprop(groups, eps=spec.eps, weight_decay=spec.weight_decay)
+        return torch.optim.RMSprop(
+            groups,
+            eps=spec.eps,
+            weight_decay=spec.weight_decay,
+            momentum=0.0 if spec.momentum == "usual" else spec.momentum,
+        )
     kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
     return kind(groups, eps=spec.eps, weight_decay=spec.weight_decay, fused=True)
 

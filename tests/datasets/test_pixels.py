@@ -220,6 +220,12 @@ class TestOpenCache:
         np.testing.assert_array_equal(open_cache(image_set([b]), 4, "x/b").image(0), b)
         assert open_cache(image_set([a]), 2, "x/a").image(0).shape == (2, 2, 3)
 
+    def test_side_zero_keeps_the_original_pixels(self):
+        arrays = [noise(4, 6), noise(50, 40)]
+        cache = open_cache(image_set(arrays), 0, "original")
+        for i, array in enumerate(arrays):
+            np.testing.assert_array_equal(cache.image(i), array)
+
     def test_more_images_than_one_chunk_keep_their_order(self):
         arrays = [np.full((2, 2, 3), i % 256, np.uint8) for i in range(600)]
         seen: list[tuple[int, int]] = []

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlbench.errors import MlbenchError
@@ -10,6 +11,7 @@ from mlbench.recipes.reading import load_recipe
 from mlbench.recipes.spec import Recipe, canonical, digest
 from mlbench.recipes.validation import build, field_types
 from mlbench.records.record import RunRecord
+from mlbench.runs.ingredients import training_part
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "records"
 AS_RELEASED = {"default": "c1b233dbcb67", "frozen": "8c30d91a3aac", "cpu": "d7be82755433"}
@@ -72,3 +74,15 @@ def test_a_recipe_written_in_full_is_the_same_recipe() -> None:
         for section, kind in field_types(Recipe).items()
     }
     assert build(Recipe, table, "full").recipe_id == recipe.recipe_id == digest(canonical(recipe))
+
+
+def test_the_reproductions_hold_out_leaves_out_58_images() -> None:
+    labels = np.repeat(np.arange(100), 59)[:5864]  # as many as CUB-200-2011's training images
+    for name in ("blog", "blog-code"):
+        assert len(training_part(labels, load_recipe(name), 0, None).members) == 5864 - 58
+
+
+def test_the_reality_check_is_that_of_its_configurations() -> None:
+    recipe = load_recipe("reality-check")
+    assert (recipe.input.min_area, recipe.backbone.bn_affine) == (0.16, "train")
+    assert (recipe.optimizer.name, recipe.optimizer.momentum) == ("rmsprop", 0.9)

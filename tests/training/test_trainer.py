@@ -15,7 +15,7 @@ from mlbench.registry import LOSSES
 from mlbench.training import trainer as module
 from mlbench.training.batches import FeatureSource
 from mlbench.training.network import Embedder
-from mlbench.training.trainer import Trainer
+from mlbench.training.trainer import Trainer, build_optimizer
 
 pytestmark = pytest.mark.numeric
 
@@ -164,3 +164,15 @@ def test_a_compiled_run_says_so_and_repeats_itself(photos: Path) -> None:
     losses = [[row.loss for row in each.curve] for each in (first, again, eager)]
     assert losses[0] == losses[1]
     assert losses[0] == pytest.approx(losses[2], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "momentum", "expected"),
+    [("sgd", "usual", 0.9), ("sgd", 0.5, 0.5), ("rmsprop", "usual", 0.0), ("rmsprop", 0.9, 0.9)],
+)
+def test_momentum_is_the_recipes(name: Any, momentum: Any, expected: float) -> None:
+    spec = replace(load_recipe("default").optimizer, name=name, momentum=momentum)
+    network = Embedder(nn.Identity(), nn.Linear(4, 2))
+    entry = LOSSES.get("triplet")
+    optimizer = build_optimizer(network, nn.Identity(), entry, spec)
+    assert [group["momentum"] for group in optimizer.param_groups] == [expected]
