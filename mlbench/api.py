@@ -65,7 +65,7 @@ def build_loss(name: str, num_classes: int, embedding_dim: int, **params: ParamV
     entry = LOSSES.get(name)
     spec = LossSpec.of(entry, params)
     with known_state():
-        return entry.build(num_classes, embedding_dim, dict(spec.params))
+        return entry.build(num_classes, embedding_dim, spec.arguments)
 
 
 def _check_type(name: str, value: object, kinds: tuple[type, ...]) -> None:

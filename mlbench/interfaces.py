@@ -82,7 +82,9 @@ class LossEntry(Entry):
         defaults: the parameters that users may set, with their default values.
         search: the numbers among them that are worth tuning, with the least and the greatest value
             to try; the default lies between. Tried evenly in the logarithm if that spans a factor
-            of 10 or more, else evenly; whole numbers where the default is one.
+            of 10 or more, else evenly; whole numbers where the default is one. Four fields of the
+            recipe may be among them: ``schedule.epochs``, ``optimizer.lr``, ``optimizer.head_lr``
+            and ``optimizer.loss_lr``, whose default is the recipe's value.
         formula: the definition in one or a few lines of plain text.
     """
 

@@ -10,6 +10,7 @@ import mlbench
     "soft_nearest_neighbor",
     paper="Frosst, Papernot & Hinton, ICML 2019, eq. 1",
     images_per_class=4,
+    search={"temperature": (0.02, 2)},  # what `mlbench tune` tries
 )
 class SoftNearestNeighbor(nn.Module):
     """A neighbour drawn by closeness should be of the image's class."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mlbench.recipes.plan import Plan
     from mlbench.recipes.spec import RunSpec
     from mlbench.records.record import RunRecord
-    from mlbench.records.trials import Trial, Tuned
+    from mlbench.records.trials import SearchRange, Trial, Tuned
     from mlbench.runs.executors.crew import Crew, Note, Phase
     from mlbench.runs.outcomes import Outcome
 
@@ -126,8 +126,8 @@ class LiveRuns:
         self.failed += [each for each in outcomes if each.record is None]
         return {each.path: each.record for each in outcomes if each.record is not None}
 
-    def tune(self, plan: Plan, trials: int) -> list[Tuned]:
-        """Give every loss of the plan its trials."""
+    def tune(self, plan: Plan, trials: int, ranges: Sequence[SearchRange] = ()) -> list[Tuned]:
+        """Give every loss of the plan its trials; arguments as of ``runs.tune``."""
         from mlbench.registry import LOSSES
         from mlbench.runs.tune import tune
         from mlbench.training.device import resolve_device
@@ -137,7 +137,8 @@ class LiveRuns:
             result = "diverged" if trial.diverged else f"MAP@R {100 * trial.score:.1f}"
             self._print(f"[trial {number}/{budget}] {label}: {result}")
 
-        return tune(plan, trials, self.out, resolve_device(self.device), self._report, report)
+        device = resolve_device(self.device)
+        return tune(plan, trials, self.out, device, self._report, report, ranges)
 
     def _report(self, phase: str, done: int, total: int) -> None:
         self._show("", phase, phase, done, total)

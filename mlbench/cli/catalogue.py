@@ -13,6 +13,7 @@ from mlbench.cli._common import json_option, print_list, warn_of, write_json
 
 if TYPE_CHECKING:
     from mlbench.contract import CheckResult
+    from mlbench.interfaces import LossEntry
 
 
 @click.command()
@@ -75,14 +76,22 @@ def show(loss: str, as_json: bool) -> None:
         "what": entry.summary,
         "definition": entry.formula or "see the reference",
         "parameters": parameters,
+        "search": _search(entry),
         "needs": entry.needs,
         "reference": entry.paper,
         "source": entry.source,
     }
     if as_json:
-        write_json({"loss": entry.name, **facts, "parameters": entry.defaults})
+        write_json(
+            {"loss": entry.name, **facts, "parameters": entry.defaults, "search": entry.search}
+        )
     else:
         print_list(("loss", entry.name), list(facts.items()), [])
+
+
+def _search(entry: LossEntry) -> str:
+    ranges = (f"{name} {low:g} to {high:g}" for name, (low, high) in entry.search.items())
+    return ", ".join(ranges) or "none declared"
 
 
 @click.group(name="list")

@@ -144,9 +144,17 @@ def ablate(
 @click.option(
     "--trials", type=click.IntRange(1), default=20, show_default=True, help="Of each loss."
 )
+@click.option(
+    "--search",
+    multiple=True,
+    metavar="KEY=LOW:HIGH",
+    help="Search a loss's parameter (softtriple.la=5:80), or epochs and learning rates of every "
+    "loss (schedule.epochs=5:50), beside or instead of the declared ranges; may be repeated.",
+)
 @run_options
 def tune(
     trials: int,
+    search: tuple[str, ...],
     out: Path,
     device: str,
     executor: ExecutorOptions,
@@ -157,8 +165,9 @@ def tune(
 
     Each loss gets the same number of trials, judged by MAP@R on class-disjoint validation folds
     (--folds, 2 if not given); the first is its default, and parameters that --set changes are
-    kept. Then the default and the chosen parameters are trained on all training classes, with each
-    seed. Trials are kept in OUT/tune.sqlite3: the same command continues, more --trials go on.
+    kept. The search ranges are the losses' own (mlbench show LOSS) and those of --search. Then the
+    default and the chosen parameters are trained on all training classes, with each seed. Trials
+    are kept in OUT/tune.sqlite3: the same command continues, more --trials go on.
     """
     from mlbench.cli._live import LiveRuns
     from mlbench.comparison.comparison import compare
@@ -166,11 +175,14 @@ def tune(
     from mlbench.tables.layout import sheets
 
     plan = make_plan(request(**options))
+    from mlbench.runs.search import parse_range
+
+    ranges = tuple(map(parse_range, search))
     from mlbench.runs.tune import final_plan
     from mlbench.tables.tuning import tuning_sheet  # imports torch: after what may be refused
 
     with LiveRuns(out, device, executor, quiet=quiet) as matrix:
-        tuned = matrix.tune(plan, trials)
+        tuned = matrix.tune(plan, trials, ranges)
         records = matrix.run(final_plan(plan, tuned), baselines=True)
     print_sheets([*sheets(compare(records)), tuning_sheet(tuned, plan, records.values())])
     report_failures(matrix.failed)

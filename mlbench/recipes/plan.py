@@ -163,9 +163,11 @@ def _losses(
 
 
 def _loss_spec(entry: LossEntry, params: Mapping[str, Any], recipe: Recipe) -> LossSpec:
+    spec = LossSpec.of(entry, params)
     if entry.prefix:  # only its factory knows its parameters
-        entry.build(_SOME_CLASSES, recipe.head.dim, params)
-    return LossSpec.of(entry, params)
+        entry.build(_SOME_CLASSES, recipe.head.dim, spec.arguments)
+    _ = RunSpec(recipe, spec, 0).trained  # its own values for fields of the recipe fit the others
+    return spec
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

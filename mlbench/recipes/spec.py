@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
-from mlbench.recipes.validation import Range, check_value, field_types
+from mlbench.recipes.validation import Range, build, check_value, field_types
 
 _LARGEST_SINGLE = 3.4e38  # what losses and steps are computed in
 
@@ -260,12 +260,29 @@ class Recipe:
         }
 
 
+FIELDS_OF_LOSSES = ("schedule.epochs", "optimizer.lr", "optimizer.head_lr", "optimizer.loss_lr")
+"""Fields of the recipe for which a loss may have a value of its own, among its parameters."""
+
+
 @dataclass(frozen=True)
 class LossSpec:
-    """A loss and all its parameters, defaults included, sorted by name."""
+    """A loss and all its parameters, defaults included, sorted by name.
+
+    Among them may be values of its own for ``FIELDS_OF_LOSSES``, by their full keys.
+    """
 
     name: str
     params: tuple[tuple[str, ParamValue], ...] = ()
+
+    @property
+    def arguments(self) -> dict[str, ParamValue]:
+        """The parameters that its factory takes."""
+        return {key: value for key, value in self.params if key not in FIELDS_OF_LOSSES}
+
+    @property
+    def fields(self) -> dict[str, ParamValue]:
+        """Its own values for fields of the recipe."""
+        return {key: value for key, value in self.params if key in FIELDS_OF_LOSSES}
 
     @classmethod
     def of(cls, entry: LossEntry, params: Mapping[str, Any], where: str = "loss") -> LossSpec:
@@ -276,10 +293,7 @@ class LossSpec:
         """
         given = {}
         for key, value in params.items():
-            if not entry.prefix and key not in entry.defaults:
-                raise unknown_name(f"parameter of {entry.name}", key, entry.defaults)
-            wanted = ParamValue if entry.prefix else type(entry.defaults[key])
-            checked = check_value(wanted, value, f"{where}: {entry.name}.{key}")
+            checked = check_value(_kind(entry, key), value, f"{where}: {entry.name}.{key}")
             if isinstance(checked, int | float) and abs(checked) > _LARGEST_SINGLE:
                 raise MlbenchError(f"{where}: {entry.name}.{key}: {value!r} is too large to train")
             given[key] = checked
@@ -293,12 +307,24 @@ class LossSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One cell of a benchmark: recipe, loss, seed and (if the recipe has folds) fold."""
+    """One cell of a benchmark: recipe, loss, seed and (if the recipe has folds) fold.
+
+    The recipe is that of the comparison; ``trained`` has the loss's own values in it.
+    """
 
     recipe: Recipe
     loss: LossSpec
     seed: int
     fold: int | None = None
+
+    @property
+    def trained(self) -> Recipe:
+        """The recipe by which the loss is trained; MlbenchError if a value of its own is wrong."""
+        table = asdict(self.recipe)
+        for key, value in self.loss.fields.items():
+            section, _, name = key.partition(".")
+            table[section][name] = value
+        return build(Recipe, table, self.loss.name) if self.loss.fields else self.recipe
 
     @property
     def run_id(self) -> str:
@@ -317,6 +343,16 @@ def canonical(part: Any) -> dict[str, Any]:
         if value != field.default:
             table[field.name] = canonical(value) if is_dataclass(value) else value
     return table
+
+
+def _kind(entry: LossEntry, key: str) -> Any:
+    """Return the type of a loss's parameter, or of its own value for a field of the recipe."""
+    if key in FIELDS_OF_LOSSES:
+        section, _, name = key.partition(".")
+        return field_types(field_types(Recipe)[section])[name]
+    if not entry.prefix and key not in entry.defaults:
+        raise unknown_name(f"parameter of {entry.name}", key, entry.defaults)
+    return ParamValue if entry.prefix else type(entry.defaults[key])
 
 
 def digest(value: object) -> str:

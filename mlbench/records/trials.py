@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from mlbench.errors import MlbenchError
 from mlbench.metrics.ties import first_highest
 from mlbench.recipes.spec import LossSpec, Recipe
 
+_AT_BOUND = 0.05
+
 DEFAULT_FOLDS = 2
 
 
 TRIAL_SEED = 0
+
+
+@dataclass(frozen=True)
+class SearchRange:
+    """A parameter of a loss that is tuned, or a field of the recipe.
+
+    Attributes:
+        name: of the parameter, or the full key of the field.
+        low, high: the least and the greatest value that is tried.
+    """
+
+    name: str
+    low: float
+    high: float
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether it spans a factor of 10, so that values are tried evenly in the logarithm."""
+        return self.low > 0 and self.high / self.low >= 10
+
+    def ends_at(self, value: float) -> bool:
+        """Tell whether a value lies in the outer 5 % of the range on either side."""
+        low, high, value = (
+            [math.log(each) for each in (self.low, self.high, value)]
+            if self.logarithmic
+            else (self.low, self.high, value)
+        )
+        margin = _AT_BOUND * (high - low)
+        return not low + margin < value < high - margin
 
 
 @dataclass(frozen=True)
@@ -37,11 +69,11 @@ class Tuned:
 
     Attributes:
         trials: at least one.
-        searched: names of the parameters that were varied; the others were given or have no range.
+        searched: what was varied; the other parameters were given or have no range.
     """
 
     trials: tuple[Trial, ...]
-    searched: tuple[str, ...]
+    searched: tuple[SearchRange, ...]
 
     @property
     def default(self) -> Trial:

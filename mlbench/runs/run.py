@@ -120,10 +120,10 @@ def train(
         kept = None if out is None else Checkpoints(out, spec, _identity(spec, ingredients))
         network = ingredients.network(spec.seed)
         num_classes = int(part.labels.max()) + 1
-        loss = entry.build(num_classes, ingredients.recipe.head.dim, dict(spec.loss.params))
+        loss = entry.build(num_classes, ingredients.recipe.head.dim, spec.loss.arguments)
         loss = loss.to(ingredients.device)
         source = Subset(ingredients.inputs("train", spec.seed, augmented=True), part.members)
-        trainer = Trainer(network, loss, entry, source, part.labels, ingredients.recipe, spec.seed)
+        trainer = Trainer(network, loss, entry, source, part.labels, spec.trained, spec.seed)
         training = _Training(trainer, selection, watch, kept)
         training.resume()
     if ingredients.files.compile:
@@ -131,7 +131,7 @@ def train(
             trainer.compile()
     with watch("train"):
         training.run(
-            ingredients.recipe.schedule.epochs, f"training {spec.loss.name}", ingredients.progress
+            spec.trained.schedule.epochs, f"training {spec.loss.name}", ingredients.progress
         )
     rows = training.rows
     chosen = selection.restore(network, len(rows) - 1)

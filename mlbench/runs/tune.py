@@ -6,29 +6,42 @@ images than another. The test classes have no part in the choice.
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from mlbench.errors import MlbenchError, not_installed
-from mlbench.interfaces import LossEntry, ParamValue
+from mlbench.errors import MlbenchError, MlbenchWarning
 from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.progress import PhaseProgress
 from mlbench.recipes.plan import Plan
-from mlbench.recipes.spec import LossSpec, RunSpec, canonical, digest
-from mlbench.records.trials import TRIAL_SEED, Trial, Tuned, validation_recipe, with_folds
+from mlbench.recipes.spec import LossSpec, Recipe, RunSpec, canonical, digest
+from mlbench.records.trials import (
+    TRIAL_SEED,
+    SearchRange,
+    Trial,
+    Tuned,
+    validation_recipe,
+    with_folds,
+)
 from mlbench.registry import LOSSES
 from mlbench.runs.evaluation import has_directions
 from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.run import Stopwatch, train
+from mlbench.runs.search import (
+    check_ranges,
+    distributions,
+    optuna,
+    search_ranges,
+    untuned,
+    with_params,
+)
 from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack
 from mlbench.system.regular import open_regular
@@ -61,11 +74,13 @@ def tune(
     device: torch.device,
     progress: PhaseProgress,
     report: Report,
+    ranges: Sequence[SearchRange] = (),
 ) -> list[Tuned]:
     """Give every loss of the plan the same number of trials; those in the store are not repeated.
 
     Trials are kept in ``OUT/tune.sqlite3`` one by one. A trial that was stopped midway does not
-    count. One process at a time may tune into a folder.
+    count. One process at a time may tune into a folder. Losses with nothing to search are named in
+    a warning before the first trial.
 
     Args:
         plan: recipe, losses with their untuned parameters, files. Parameters that differ from the
@@ -75,14 +90,17 @@ def tune(
         device: to train on.
         progress: as of ``Ingredients``.
         report: called after each new trial.
+        ranges: to search beside the losses' declared ones, or in their place.
 
     Raises:
         MlbenchError: optuna is missing, the data are bad, a search range is wrong, or the store
             cannot be used.
     """
-    _optuna()
+    optuna()
     ingredients = Ingredients(validation_recipe(plan.recipe), plan.files, device, progress)
-    spaces = {loss: search_space(LOSSES.get(loss.name), loss) for loss in plan.losses}
+    check_ranges(ranges, plan.losses)
+    spaces = {loss: search_ranges(loss, plan.recipe, ranges) for loss in plan.losses}
+    _name_untuned([loss for loss, space in spaces.items() if not space])
     with known_state(ingredients.recipe.training.precision, TRIAL_SEED):
         ingredients.inputs(
             "train", TRIAL_SEED
@@ -93,24 +111,36 @@ def tune(
         ]
 
 
+def _name_untuned(losses: Sequence[LossSpec]) -> None:
+    if losses:
+        names = ", ".join(loss.name for loss in losses)
+        warnings.warn(
+            f"nothing to search, so one trial with the parameters as they are: {names}; declare "
+            "search ranges with the loss, or give some with --search",
+            MlbenchWarning,
+            stacklevel=3,
+        )
+
+
 def _tune(
     loss: LossSpec,
-    space: dict[str, BaseDistribution],
+    ranges: tuple[SearchRange, ...],
     trials: int,
     ingredients: Ingredients,
     store: RDBStorage,
     report: Report,
 ) -> Tuned:
+    space = distributions(loss, ingredients.recipe, ranges)
     with _naming(store):
         study = _open_study(store, loss, space, ingredients)
-        stored = _trials(study, loss, space)
+        stored = _trials(study, loss, space, ingredients.recipe)
     budget = trials if space else 1
     for number in range(len(stored), budget):
         with _naming(store):
             # A sampler's draws hang on its seed and what is complete: stopping changes no result.
-            study.sampler = _optuna().samplers.TPESampler(seed=number)
+            study.sampler = optuna().samplers.TPESampler(seed=number)
             asked = study.ask(space)
-        trial = evaluate(with_params(loss, asked.params), ingredients)
+        trial = evaluate(with_params(loss, ingredients.recipe, asked.params), ingredients)
         with _naming(store):
             asked.set_user_attr("diverged", trial.diverged)
             asked.set_user_attr("images_seen", trial.images_seen)
@@ -118,7 +148,8 @@ def _tune(
         report(trial, number + 1, budget)
     with _naming(store):
         # Of a study that once had a larger budget only the first trials count.
-        return Tuned(tuple(_trials(study, loss, space)[:budget]), tuple(space))
+        made = _trials(study, loss, space, ingredients.recipe)
+        return Tuned(tuple(made[:budget]), ranges)
 
 
 def evaluate(loss: LossSpec, ingredients: Ingredients) -> Trial:
@@ -147,64 +178,9 @@ def _evaluate_fold(spec: RunSpec, ingredients: Ingredients) -> tuple[float | Non
     return float(summarize(results)["MAP@R"]), trained.images_seen
 
 
-def search_space(entry: LossEntry, loss: LossSpec) -> dict[str, BaseDistribution]:
-    """Return optuna's distributions of the parameters that are searched, by name.
-
-    Args:
-        entry: the loss's declaration.
-        loss: its untuned parameters; those that differ from the declared defaults are not searched.
-
-    Raises:
-        MlbenchError: a range is declared for no parameter or no number, or its default is outside.
-    """
-    given = dict(loss.params)
-    space = {name: _distribution(entry, name) for name in entry.search}
-    return {name: each for name, each in space.items() if given[name] == entry.defaults[name]}
-
-
-def _distribution(entry: LossEntry, name: str) -> BaseDistribution:
-    (low, high), default = entry.search[name], entry.defaults.get(name)
-    if isinstance(default, bool | str) or default is None or not low <= default <= high:
-        raise MlbenchError(
-            f"loss '{entry.name}': search range {name} = ({low:g}, {high:g}) must be of a number "
-            f"among its defaults and hold it, got {default!r}"
-        )
-    kinds = _optuna().distributions
-    log = low > 0 and high / low >= 10
-    if isinstance(default, int):
-        return kinds.IntDistribution(int(low), int(high), log=log)
-    return kinds.FloatDistribution(low, high, log=log)
-
-
-def with_params(loss: LossSpec, sampled: Mapping[str, ParamValue]) -> LossSpec:
-    """Return the loss with sampled values, those that are new rounded to three digits to be read.
-
-    Args:
-        loss: with its untuned parameters.
-        sampled: values of the searched ones.
-    """
-    given = dict(loss.params)
-    new = {k: _rounded(v) for k, v in sampled.items() if v != given[k]}
-    return LossSpec.of(LOSSES.get(loss.name), {**given, **new})
-
-
-def _rounded(value: ParamValue) -> ParamValue:
-    return float(f"{value:.3g}") if isinstance(value, float) else value
-
-
-def _optuna() -> Any:
-    """Import optuna, silenced; it takes a second, and only tuning needs it."""
-    try:
-        optuna = importlib.import_module("optuna")
-    except ModuleNotFoundError as error:
-        raise not_installed("tuning needs Optuna", "tune") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
-
-
 def _storage(path: Path) -> RDBStorage:
     try:
-        return _optuna().storages.RDBStorage(f"sqlite:///{path}")
+        return optuna().storages.RDBStorage(f"sqlite:///{path}")
     except Exception as error:  # what damage makes optuna, SQLAlchemy and json raise
         raise _unusable(path, error) from error
 
@@ -217,7 +193,7 @@ def _open_store(out: Path) -> Iterator[RDBStorage]:
     """
     from sqlalchemy.exc import SQLAlchemyError
 
-    optuna, path = _optuna(), out / "tune.sqlite3"
+    exceptions, path = optuna().exceptions, out / "tune.sqlite3"
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -230,7 +206,7 @@ def _open_store(out: Path) -> Iterator[RDBStorage]:
         finally:
             store.remove_session()
             store.engine.dispose()
-    except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+    except (SQLAlchemyError, exceptions.OptunaError) as error:
         raise _unusable(path, error) from error
 
 
@@ -267,13 +243,12 @@ def _open_study(
     ingredients: Ingredients,
 ) -> Study:
     """Open (or make) the study of a loss; whatever would change a trial's result names it."""
-    optuna = _optuna()
-    states = optuna.trial.TrialState
+    states = optuna().trial.TrialState
     source = LOSSES.get(loss.name).source
     identity = [canonical(ingredients.recipe), ingredients.dataset.fingerprint, asdict(loss)]
     identity += [source] * (source != "built-in")
     ranges = {name: str(distribution) for name, distribution in space.items()}
-    study: Study = optuna.create_study(
+    study: Study = optuna().create_study(
         storage=store,
         study_name=f"{loss.name} {digest([*identity, ranges])}",
         direction="maximize",
@@ -282,21 +257,26 @@ def _open_study(
     for stopped in study.get_trials(states=(states.RUNNING,)):
         study.tell(stopped.number, state=states.FAIL)
     if not study.get_trials(states=(states.COMPLETE, states.WAITING)):
-        study.enqueue_trial({name: dict(loss.params)[name] for name in space})
+        before = untuned(loss, ingredients.recipe)
+        study.enqueue_trial({name: before[name] for name in space})
     return study
 
 
-def _trials(study: Study, loss: LossSpec, space: Mapping[str, BaseDistribution]) -> list[Trial]:
+def _trials(
+    study: Study, loss: LossSpec, space: Mapping[str, BaseDistribution], recipe: Recipe
+) -> list[Trial]:
     """Return the trials that are complete; ValueError for one that ``tune`` has not stored so."""
-    complete = study.get_trials(states=(_optuna().trial.TrialState.COMPLETE,))
-    return [_trial(loss, stored, space) for stored in complete]
+    complete = study.get_trials(states=(optuna().trial.TrialState.COMPLETE,))
+    return [_trial(loss, stored, space, recipe) for stored in complete]
 
 
-def _trial(loss: LossSpec, stored: FrozenTrial, space: Mapping[str, BaseDistribution]) -> Trial:
+def _trial(
+    loss: LossSpec, stored: FrozenTrial, space: Mapping[str, BaseDistribution], recipe: Recipe
+) -> Trial:
     diverged, seen = (stored.user_attrs.get(name) for name in ("diverged", "images_seen"))
     score = stored.value
     if not isinstance(diverged, bool) or not isinstance(seen, int) or score is None:
         raise ValueError(f"trial {stored.number} lacks something")
     if not 0 <= score <= 1 or seen < 0 or stored.params.keys() != space.keys():
         raise ValueError(f"trial {stored.number} is none that was made with these parameters")
-    return Trial(with_params(loss, stored.params), score, diverged, seen)
+    return Trial(with_params(loss, recipe, stored.params), score, diverged, seen)

@@ -1,8 +1,10 @@
 import sqlite3
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +13,19 @@ from helpers.settings import QUICK
 from PIL import Image
 
 from mlbench.comparison.comparison import compare
-from mlbench.errors import MlbenchError
+from mlbench.errors import MlbenchError, MlbenchWarning
 from mlbench.interfaces import LossEntry
 from mlbench.losses import BUILTIN
 from mlbench.recipes.plan import Files, Plan, Request, make_plan
-from mlbench.recipes.spec import LossSpec
-from mlbench.records.trials import Trial, Tuned, validation_recipe
+from mlbench.recipes.reading import load_recipe
+from mlbench.recipes.spec import LossSpec, RunSpec
+from mlbench.records.trials import SearchRange, Trial, Tuned, validation_recipe
 from mlbench.registry import LOSSES
 from mlbench.runs.executors.dispatch import run_all
 from mlbench.runs.executors.maker import Inline
 from mlbench.runs.ingredients import Ingredients
-from mlbench.runs.tune import evaluate, final_plan, search_space, tune, with_params
+from mlbench.runs.search import distributions, parse_range, search_ranges, with_params
+from mlbench.runs.tune import evaluate, final_plan, tune
 from mlbench.tables.tuning import tuning_sheet
 
 optuna = pytest.importorskip("optuna")
@@ -65,8 +69,12 @@ class Reports(list[tuple[Trial, int, int]]):
             raise KeyboardInterrupt
 
 
-def run_tune(plan: Plan, trials: int, out: Path, reports: Reports | None = None) -> list[Tuned]:
-    return tune(plan, trials, out, CPU, lambda *_: None, Reports() if reports is None else reports)
+def run_tune(
+    plan: Plan, trials: int, out: Path, reports: Reports | None = None, ranges: tuple[str, ...] = ()
+) -> list[Tuned]:
+    told = Reports() if reports is None else reports
+    given = tuple(map(parse_range, ranges))
+    return tune(plan, trials, out, CPU, lambda *_: None, told, given)
 
 
 def states(out: Path) -> list[str]:
@@ -204,13 +212,19 @@ def test_a_diverged_trial_counts_as_zero(many: Path, tmp_path: Path) -> None:
 def test_what_was_set_is_not_searched(many: Path, tmp_path: Path) -> None:
     plan = plan_of(many, "proxy_anchor", **{"proxy_anchor.alpha": 500.0})
     (tuned,) = run_tune(plan, 3, tmp_path)
-    assert tuned.searched == ("margin",)
+    assert [each.name for each in tuned.searched] == ["margin"]
     assert {dict(t.loss.params)["alpha"] for t in tuned.trials} == {500.0}
 
 
 def test_a_loss_without_a_search_range_gets_one_trial(many: Path, tmp_path: Path) -> None:
-    plan = plan_of(many, "softmax_norm", "pml:ContrastiveLoss")
-    tuned = run_tune(plan, 2, tmp_path)
+    plan, reports = plan_of(many, "softmax_norm", "pml:ContrastiveLoss"), Reports(stop_after=1)
+    with (
+        pytest.warns(MlbenchWarning, match="as they are: pml:ContrastiveLoss; declare"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        run_tune(plan, 2, tmp_path, reports)  # it is named before the first trial is at its end
+    with pytest.warns(MlbenchWarning):
+        tuned = run_tune(plan, 2, tmp_path)
     assert [len(each.trials) for each in tuned] == [2, 1]
     assert any(
         "pml:ContrastiveLoss: nothing to search" in n for n in tuning_sheet(tuned, plan, []).notes
@@ -240,7 +254,7 @@ def test_the_final_runs_and_their_sheet(many: Path, tmp_path: Path) -> None:
         assert test_chosen.startswith(f"{mapr:.1f} ± ")
         assert f"-> {recall:.1f} ± " in recalls
         assert float(gap) == pytest.approx(100 * each.chosen.score - mapr, abs=0.051)
-    (budget,) = [note for note in sheet.notes if "3 trials" in note]
+    (budget,) = [note for note in sheet.notes if "3 trials, trained on" in note]
     assert budget == (
         f"softmax_norm, npairs: 3 trials, trained on {3 * training_images(plan)} images in all"
     )
@@ -249,19 +263,19 @@ def test_the_final_runs_and_their_sheet(many: Path, tmp_path: Path) -> None:
 def test_the_best_trial_is_the_earliest_of_equals() -> None:
     scores = (0.2, 0.5, 0.5)
     trials = [Trial(LossSpec("x", (("a", n),)), s, False, 1) for n, s in enumerate(scores)]
-    tuned = Tuned(tuple(trials), ("a",))
+    tuned = Tuned(tuple(trials), (SearchRange("a", 0, 2),))
     assert tuned.chosen is trials[1]
 
 
 @pytest.mark.parametrize("entry", [e for e in BUILTIN if not e.prefix], ids=lambda e: e.name)
 def test_builtin_ranges_hold_the_default_and_can_be_built(entry: LossEntry) -> None:
-    spec = LossSpec.of(entry, {})
-    space = search_space(entry, spec)
+    spec, recipe = LossSpec.of(entry, {}), load_recipe("default")
+    space = distributions(spec, recipe, search_ranges(spec, recipe))
     assert space, "every built-in loss has something to tune"
     for name, each in space.items():
         assert each._contains(each.to_internal_repr(entry.defaults[name]))
     for end in (0, 1):
-        chosen = with_params(spec, {name: whole(entry, name, end) for name in space})
+        chosen = with_params(spec, recipe, {name: whole(entry, name, end) for name in space})
         loss = entry.build(4, 8, dict(chosen.params))
         value = loss(torch.nn.functional.normalize(torch.randn(16, 8)), torch.arange(16) % 4)
         assert torch.isfinite(value)
@@ -273,15 +287,25 @@ def whole(entry: LossEntry, name: str, end: int) -> int | float:
     return int(entry.search[name][end]) if kind is int else float(entry.search[name][end])
 
 
-def test_ranges_are_tried_by_their_span() -> None:
-    entry = LOSSES.get("sphereface")
-    entry = replace(
-        entry,
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LossSpec]:
+    """Declare a loss for one test."""
+
+    def declare(**fields: Any) -> LossSpec:
+        entry = LossEntry(name="mine", target="x:y", summary="", **fields)
+        monkeypatch.setitem(LOSSES._entries, "mine", entry)
+        return LossSpec.of(entry, {})
+
+    return declare
+
+
+def test_ranges_are_tried_by_their_span(declared: Callable[..., LossSpec]) -> None:
+    loss = declared(
         defaults={"a": 1.0, "b": 1.0, "c": 0.0, "d": 4},
         search={"a": (0.5, 5), "b": (0.5, 4.9), "c": (0, 10), "d": (1, 20)},
     )
-    kinds = optuna.distributions
-    assert search_space(entry, LossSpec.of(entry, {})) == {
+    kinds, recipe = optuna.distributions, load_recipe("default")
+    assert distributions(loss, recipe, search_ranges(loss, recipe)) == {
         "a": kinds.FloatDistribution(0.5, 5, log=True),
         "b": kinds.FloatDistribution(0.5, 4.9),
         "c": kinds.FloatDistribution(0, 10),
@@ -296,20 +320,88 @@ def test_ranges_are_tried_by_their_span() -> None:
         ({"a": 1.0}, {"b": (0, 3)}),
         ({"a": True}, {"a": (0, 3)}),
         ({"a": "x"}, {"a": (0, 3)}),
+        ({"a": 1.0}, {"schedule.milestones": (0, 3)}),
+        ({"a": 1.0}, {"schedule.epochs": (90, 100)}),
     ],
 )
 def test_a_wrong_range_is_named(
-    defaults: dict[str, float | str], search: dict[str, tuple[float, float]]
+    declared: Callable[..., LossSpec],
+    defaults: dict[str, float | str],
+    search: dict[str, tuple[float, float]],
 ) -> None:
-    entry = LossEntry(name="mine", target="x:y", summary="", defaults=defaults, search=search)
+    loss = declared(defaults=defaults, search=search)
     with pytest.raises(MlbenchError, match=f"loss 'mine': search range {next(iter(search))} = "):
-        search_space(entry, LossSpec.of(entry, {}))
+        search_ranges(loss, load_recipe("default"))
+
+
+def test_epochs_and_rates_may_be_searched(declared: Callable[..., LossSpec]) -> None:
+    loss = declared(defaults={"a": 1.0}, lr=0.02, search={"optimizer.loss_lr": (1e-3, 0.1)})
+    kinds, recipe = optuna.distributions, load_recipe("default")
+    given = [
+        parse_range(f"schedule.epochs=1:{recipe.schedule.epochs + 20}"),
+        parse_range("x.a=0:2"),
+    ]
+    ranges = search_ranges(loss, recipe, given)
+    assert distributions(loss, recipe, ranges) == {
+        "optimizer.loss_lr": kinds.FloatDistribution(1e-3, 0.1, log=True),
+        "schedule.epochs": kinds.IntDistribution(1, recipe.schedule.epochs + 20, log=True),
+    }
+    sampled = {"optimizer.loss_lr": 0.03125, "schedule.epochs": 7}
+    tuned = with_params(loss, recipe, sampled)
+    assert tuned.fields == {"optimizer.loss_lr": 0.0312, "schedule.epochs": 7}
+    assert tuned.arguments == {"a": 1.0}, "what its factory takes"
+    trained = RunSpec(recipe, tuned, 0).trained
+    assert (trained.schedule.epochs, trained.optimizer.loss_lr) == (7, 0.0312)
+    assert RunSpec(recipe, tuned, 0).recipe == recipe, "that of the comparison"
+    as_it_was = {"optimizer.loss_lr": 0.02, "schedule.epochs": recipe.schedule.epochs}
+    assert with_params(loss, recipe, as_it_was) == loss, "the recipe's values stay the recipe's"
+    assert search_ranges(tuned, recipe, given) == (), "what was set is not searched"
+
+
+def test_tuned_epochs_are_those_that_are_trained(many: Path, tmp_path: Path) -> None:
+    plan = plan_of(many, "softmax_norm")
+    ranges = ("schedule.epochs=1:4", "softmax_norm.la=1:21")
+    (tuned,) = run_tune(plan, 3, tmp_path, ranges=ranges)
+    images = training_images(plan)
+    epochs = [trial.loss.fields.get("schedule.epochs", 1) for trial in tuned.trials]
+    assert len(set(epochs)) > 1
+    assert [trial.images_seen for trial in tuned.trials] == [n * images for n in epochs]
+    notes = "\n".join(tuning_sheet([tuned], plan, []).notes)
+    assert (
+        "softmax_norm searched la 1 to 21 (log), schedule.epochs 1 to 4: "
+        "3 trials, 1.5 per dimension"
+    ) in notes
+    assert "softmax_norm la=20.0" in notes, "the default is in the outer 5 % of this range"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "inside", "outside"),
+    [(0, 1, [0.051, 0.949], [0, 0.05, 0.95, 1]), (1, 100, [1.26, 79], [1, 1.25, 80, 100])],
+)
+def test_a_value_at_a_bound(
+    low: float, high: float, inside: list[float], outside: list[float]
+) -> None:
+    searched = SearchRange("a", low, high)
+    assert not any(map(searched.ends_at, inside))
+    assert all(map(searched.ends_at, outside))
+
+
+@pytest.mark.parametrize("text", ["la", "la=1", "la=2:1", "la=1:1", "=1:2", "la=nan:2", "la=1:inf"])
+def test_a_range_that_cannot_be_read_is_named(text: str) -> None:
+    with pytest.raises(MlbenchError, match="expected KEY=LOW:HIGH"):
+        parse_range(text)
+
+
+def test_a_range_for_none_of_the_losses_is_named(many: Path, tmp_path: Path) -> None:
+    with pytest.raises(MlbenchError, match=r"'softmax_norm\.lo'; did you mean softmax_norm\.la"):
+        run_tune(plan_of(many, "softmax_norm"), 1, tmp_path, ranges=("softmax_norm.lo=1:2",))
 
 
 def test_new_values_are_rounded_and_the_default_is_not() -> None:
-    spec = LossSpec.of(LOSSES.get("proxy_nca_pp"), {})
-    assert with_params(spec, {"temperature": 1 / 9}) == spec
-    assert dict(with_params(spec, {"temperature": 0.0312468}).params) == {"temperature": 0.0312}
+    spec, recipe = LossSpec.of(LOSSES.get("proxy_nca_pp"), {}), load_recipe("default")
+    assert with_params(spec, recipe, {"temperature": 1 / 9}) == spec
+    tuned = with_params(spec, recipe, {"temperature": 0.0312468})
+    assert dict(tuned.params)["temperature"] == 0.0312
 
 
 @pytest.mark.parametrize("rule", ["validation", "test-best"])
