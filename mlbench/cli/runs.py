@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,8 +19,11 @@ from mlbench.cli._common import (
     run_options,
     trackers,
 )
+from mlbench.errors import first_few, printable
 
 if TYPE_CHECKING:
+    from mlbench.recipes.plan import Plan, Request
+    from mlbench.records.record import RunRecord
     from mlbench.runs.executors.options import ExecutorOptions
     from mlbench.runs.tracking import TrackerSpec
 
@@ -68,11 +72,40 @@ def run(
     from mlbench.recipes.plan import make_plan
     from mlbench.tables.layout import sheets
 
-    plan = make_plan(request(**options))
+    asked = request(**options)
+    plan = make_plan(asked)
+    if asked.benchmark and not quiet:
+        click.echo(f"benchmark {printable(str(asked.benchmark))}: digest {plan.digest}", err=True)
     with LiveRuns(out, device, executor, quiet=quiet, track=track) as matrix:
         records = matrix.run(plan, baselines=True)
     print_sheets(sheets(compare(records)))
+    if asked.benchmark:
+        for line in _benchmark_lines(asked, plan, records.values(), out):
+            click.echo(printable(line))
     report_failures(matrix.failed)
+
+
+def _benchmark_lines(
+    asked: Request, plan: Plan, records: Iterable[RunRecord], out: Path
+) -> Iterator[str]:
+    """Say which benchmark was run, whether whole and as it stands, and what else is in ``out``."""
+    from mlbench.recipes.plan import declared_digest
+    from mlbench.records.store import other_records
+    from mlbench.runs.outcomes import with_baselines
+
+    runs, made = plan.runs(), {record.spec.run_id for record in records}
+    done = sum(spec.run_id in made for spec in runs)
+    count = f"all {done} runs" if done == len(runs) else f"{done} of {len(runs)} runs"
+    yield f"benchmark {asked.benchmark}: digest {plan.digest}, fixed before the first run; {count}"
+    declared = declared_digest(asked)
+    if declared != plan.digest:
+        yield (
+            f"  changed by options: the file as it stands has the digest {declared or 'of no plan'}"
+        )
+    others = other_records(out, with_baselines(plan))
+    if others:
+        names = first_few([str(path.relative_to(out)) for path in others])
+        yield f"  {len(others)} record(s) in {out} are not of this benchmark: {names}"
 
 
 @click.command()

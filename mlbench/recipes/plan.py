@@ -18,7 +18,7 @@ from mlbench.recipes.reading import (
     read_toml,
     with_ks_of_dataset,
 )
-from mlbench.recipes.spec import LossSpec, Recipe, RunSpec, recipe_keys
+from mlbench.recipes.spec import LossSpec, Recipe, RunSpec, digest, recipe_keys
 from mlbench.recipes.validation import build, check_value
 from mlbench.registry import BACKBONES, DATASETS, LOSSES
 from mlbench.system.files import expanded, file_sha256
@@ -68,6 +68,11 @@ class Plan:
             for seed in range(self.seeds)
             for fold in folds
         ]
+
+    @property
+    def digest(self) -> str:
+        """First 12 hex digits of the SHA-256 of all runs, whatever their order."""
+        return digest(sorted(spec.run_id for spec in self.runs()))
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,18 @@ def make_plan(request: Request) -> Plan:
         raise MlbenchError(f"seeds: {seeds!r} must be an integer from at least 1 to 1000")
     specs = tuple(_loss_spec(entry, params, recipe) for entry, params in losses)
     return Plan(recipe, tuple(dict.fromkeys(specs)), seeds, files)
+
+
+def declared_digest(request: Request) -> str | None:
+    """Return the digest of a benchmark file's own plan, without the options that change it.
+
+    None if the file alone makes no plan.
+    """
+    own = Request(benchmark=request.benchmark, data_root=request.data_root)
+    try:
+        return make_plan(own).digest
+    except MlbenchError:
+        return None
 
 
 def _read_benchmark(path: Path) -> dict[str, Any]:

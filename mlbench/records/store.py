@@ -174,6 +174,12 @@ def read_records(paths: Iterable[Path]) -> Results:
     return Results(records, tuple(problems))
 
 
+def other_records(out: Path, specs: Iterable[RunSpec]) -> list[Path]:
+    """Return the files of records under ``out``, in path order, that are not of these runs."""
+    own = {str(record_path(out, spec)) for spec in specs}
+    return [Path(file.path) for file in _files(out, ".json") if file.path not in own]
+
+
 def record_files(folder: Path) -> list[os.DirEntry[str]]:
     """Return the records (``.json``) and per-query results (``.npz``) under ``folder``, in order.
 
