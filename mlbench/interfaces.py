@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -95,6 +96,12 @@ class LossEntry(Entry):
     defaults: Mapping[str, ParamValue] = field(default_factory=dict)
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     formula: str = ""
+
+    @property
+    def year(self) -> str:
+        """The year of its paper; empty if none is named."""
+        found = re.search(r"\b(19|20)\d\d\b", self.paper)
+        return found.group() if found else ""
 
     @property
     def needs(self) -> str:

@@ -102,11 +102,11 @@ def list_() -> None:
 @list_.command()
 @json_option
 def losses(as_json: bool) -> None:
-    """List losses: name, paper, needs, source."""
+    """List losses: name, year, paper, needs, source."""
     from mlbench.registry import LOSSES
 
-    rows = [(_typed(e), e.paper or e.summary, e.needs, e.source) for e in LOSSES.entries()]
-    _print(("name", "paper", "needs", "source"), rows, LOSSES.problems, as_json=as_json)
+    rows = [(_typed(e), e.year, e.paper or e.summary, e.needs, e.source) for e in LOSSES.entries()]
+    _print(("name", "year", "paper", "needs", "source"), rows, LOSSES.problems, as_json=as_json)
 
 
 @list_.command()

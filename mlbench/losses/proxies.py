@@ -4,10 +4,11 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlbench.errors import MlbenchError
 from mlbench.losses.batch import FullPrecision, cos_of_sum, masked_logsumexp, masked_mean
+from mlbench.losses.starts import class_vectors
 
 
 class ProxyNCA(FullPrecision):
@@ -19,6 +20,7 @@ class ProxyNCA(FullPrecision):
         num_classes: ``C``, at least 2.
         embedding_dim: ``D``.
         scale: factor of the squared distances (the paper has none: 1).
+        init: how the proxies start, as ``starts.class_vectors`` says.
 
     Attributes:
         proxies: parameter of shape ``(C, D)``, normalised to unit length at use.
@@ -27,12 +29,14 @@ class ProxyNCA(FullPrecision):
         MlbenchError: fewer than two classes.
     """
 
-    def __init__(self, num_classes: int, embedding_dim: int, *, scale: float = 1.0) -> None:
+    def __init__(
+        self, num_classes: int, embedding_dim: int, *, scale: float = 1.0, init: str
+    ) -> None:
         super().__init__()
         if num_classes < 2:
             raise MlbenchError("proxy_nca: num_classes must be at least 2")
         self.scale = scale
-        self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim) / 8)
+        self.proxies = class_vectors(num_classes, embedding_dim, init=init)
 
     def compute(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean over unit ``(B, D)`` embeddings."""
@@ -49,15 +53,18 @@ class ProxyNCApp(FullPrecision):
         num_classes: ``C``.
         embedding_dim: ``D``.
         temperature: divides the squared distances (1/9 in the paper).
+        init: how the proxies start, as ``starts.class_vectors`` says.
 
     Attributes:
         proxies: parameter of shape ``(C, D)``, normalised to unit length at use.
     """
 
-    def __init__(self, num_classes: int, embedding_dim: int, *, temperature: float = 1 / 9) -> None:
+    def __init__(
+        self, num_classes: int, embedding_dim: int, *, temperature: float = 1 / 9, init: str
+    ) -> None:
         super().__init__()
         self.temperature = temperature
-        self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim) / 8)
+        self.proxies = class_vectors(num_classes, embedding_dim, init=init)
 
     def compute(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean over unit ``(B, D)`` embeddings."""
@@ -72,18 +79,24 @@ class ProxyAnchor(FullPrecision):
         embedding_dim: ``D``.
         alpha: scale of the cosines.
         margin: of positive and negative cosines (delta).
+        init: how the proxies start, as ``starts.class_vectors`` says.
 
     Attributes:
         proxies: parameter of shape ``(C, D)``, normalised to unit length at use.
     """
 
     def __init__(
-        self, num_classes: int, embedding_dim: int, *, alpha: float = 32.0, margin: float = 0.1
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        alpha: float = 32.0,
+        margin: float = 0.1,
+        init: str,
     ) -> None:
         super().__init__()
         self.alpha, self.margin = alpha, margin
-        self.proxies = nn.Parameter(torch.empty(num_classes, embedding_dim))
-        nn.init.kaiming_normal_(self.proxies, mode="fan_out")
+        self.proxies = class_vectors(num_classes, embedding_dim, init=init)
 
     def compute(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean over present classes plus the mean over all, unit embeddings."""
@@ -103,11 +116,11 @@ class _MarginSoftmax(FullPrecision):
     """
 
     def __init__(
-        self, num_classes: int, embedding_dim: int, margin: float, scale: float, sub_centers: int
+        self, shape: tuple[int, int, int], *, margin: float, scale: float, init: str
     ) -> None:
         super().__init__()
         self.margin, self.scale = margin, scale
-        self.proxies = nn.Parameter(torch.randn(num_classes, sub_centers, embedding_dim))
+        self.proxies = class_vectors(*shape, init=init)
 
     def compute(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean over unit ``(B, D)`` embeddings."""
@@ -133,6 +146,7 @@ class ArcFace(_MarginSoftmax):
         margin: added to the angle to the true class, radians.
         scale: of the logits.
         sub_centers: ``K`` centres a class.
+        init: how the centres start, as ``starts.class_vectors`` says.
 
     Raises:
         MlbenchError: no centre.
@@ -146,10 +160,12 @@ class ArcFace(_MarginSoftmax):
         margin: float = 0.5,
         scale: float = 64.0,
         sub_centers: int = 1,
+        init: str,
     ) -> None:
         if sub_centers < 1:
             raise MlbenchError("sub_center_arcface: sub_centers must be at least 1")
-        super().__init__(num_classes, embedding_dim, margin, scale, sub_centers)
+        shape = (num_classes, sub_centers, embedding_dim)
+        super().__init__(shape, margin=margin, scale=scale, init=init)
 
     def with_margin(self, cosine: Tensor) -> Tensor:
         """Return ``cos(t + margin)``."""
@@ -166,12 +182,19 @@ class CosFace(_MarginSoftmax):
         embedding_dim: ``D``.
         margin: taken from the cosine to the true class.
         scale: of the logits.
+        init: how the proxies start, as ``starts.class_vectors`` says.
     """
 
     def __init__(
-        self, num_classes: int, embedding_dim: int, *, margin: float = 0.35, scale: float = 64.0
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        *,
+        margin: float = 0.35,
+        scale: float = 64.0,
+        init: str,
     ) -> None:
-        super().__init__(num_classes, embedding_dim, margin, scale, sub_centers=1)
+        super().__init__((num_classes, 1, embedding_dim), margin=margin, scale=scale, init=init)
 
     def with_margin(self, cosine: Tensor) -> Tensor:
         """Return ``cos(t) - margin``."""
@@ -185,6 +208,7 @@ class SphereFace(FullPrecision):
         num_classes: ``C``.
         embedding_dim: ``D``.
         margin: factor of the angle to the true class.
+        init: how the proxies start, as ``starts.class_vectors`` says.
 
     Attributes:
         proxies: parameter of shape ``(C, D)``, normalised to unit length at use.
@@ -193,12 +217,12 @@ class SphereFace(FullPrecision):
         MlbenchError: a margin below 1.
     """
 
-    def __init__(self, num_classes: int, embedding_dim: int, *, margin: int = 4) -> None:
+    def __init__(self, num_classes: int, embedding_dim: int, *, margin: int = 4, init: str) -> None:
         super().__init__()
         if margin < 1:
             raise MlbenchError("sphereface: margin must be at least 1")
         self.margin = margin
-        self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim))
+        self.proxies = class_vectors(num_classes, embedding_dim, init=init)
 
     def compute(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean over raw ``(B, D)`` embeddings."""

@@ -1,12 +1,11 @@
 """SoftTriple and normalised softmax (Qian et al., ICCV 2019)."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlbench.errors import MlbenchError
+from mlbench.losses.starts import class_vectors
 
 SAME_CENTER = 0.99
 """Cosine from which two centres of a class count as one in ``SoftTriple.report``."""
@@ -26,8 +25,8 @@ class SoftTriple(nn.Module):
         gamma: temperature of the soft assignment to a class's centres.
         tau: weight of the regulariser that merges a class's centres; no effect at K = 1.
         margin: subtracted from the similarity to the true class (delta).
-        init: how the centres start: ``"kaiming-uniform"`` (the authors' code) or
-            ``"xavier-normal"``, both for a ``D x CK`` matrix.
+        init: how the centres start, as ``starts.class_vectors`` says; ``"kaiming-uniform"`` is
+            the authors' code.
 
     Attributes:
         centers: parameter of shape ``(C, K, D)``, normalised to unit length at use.
@@ -54,8 +53,7 @@ class SoftTriple(nn.Module):
                 "softtriple: centers_per_class must be at least 1, gamma and la above 0"
             )
         self.la, self.gamma, self.tau, self.margin = la, gamma, tau, margin
-        self.centers = nn.Parameter(torch.empty(num_classes, centers_per_class, embedding_dim))
-        _initialise(self.centers, init)
+        self.centers = class_vectors(num_classes, centers_per_class, embedding_dim, init=init)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the scalar loss of unit ``(B, D)`` embeddings and int64 ``(B,)`` labels."""
@@ -113,14 +111,3 @@ def _mean_center_distance(centers: Tensor) -> Tensor:
     # Above 1e-6 in fp32; TF32 rounds the diagonal to more than 1, whose root would be no number.
     distance = (2.0 + 1e-5 - 2.0 * gram).clamp(min=1e-6).sqrt() * others
     return distance.sum() / (2 * classes * k * (k - 1))
-
-
-def _initialise(centers: nn.Parameter, init: str) -> None:
-    columns, dim = centers.shape[0] * centers.shape[1], centers.shape[2]
-    if init == "kaiming-uniform":
-        bound = 1 / math.sqrt(columns)
-        nn.init.uniform_(centers, -bound, bound)
-    elif init == "xavier-normal":
-        nn.init.normal_(centers, std=math.sqrt(2 / (columns + dim)))
-    else:
-        raise MlbenchError(f"unknown init '{init}'; use kaiming-uniform or xavier-normal")

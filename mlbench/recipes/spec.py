@@ -4,6 +4,7 @@ A recipe field that has a default was added after the first release. While it is
 stays out of the canonical form that ``recipe_id`` and ``run_id`` are made of (``canonical``), and a
 TOML file or record without it means the default. So recipes and records that are older than a field
 keep their identity; the default must be what was done before the field was there, and never change.
+So it is with parameters of losses that were declared later: ``FORMER_PARAMS``.
 
 This module knows nothing of files.
 """
@@ -23,6 +24,17 @@ from mlbench.interfaces import LossEntry, ParamValue
 from mlbench.recipes.validation import Range, build, check_value, field_types
 
 _LARGEST_SINGLE = 3.4e38  # what losses and steps are computed in
+
+FORMER_PARAMS: dict[str, dict[str, ParamValue]] = {
+    "arcface": {"init": "normal-1"},
+    "cosface": {"init": "normal-1"},
+    "proxy_anchor": {"init": "kaiming-normal"},
+    "proxy_nca": {"init": "normal-0.125"},
+    "proxy_nca_pp": {"init": "normal-0.125"},
+    "sphereface": {"init": "normal-1"},
+    "sub_center_arcface": {"init": "normal-1"},
+}
+"""By loss, the values that parameters had before they were declared: those of records without."""
 
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
@@ -329,7 +341,10 @@ class RunSpec:
     @property
     def run_id(self) -> str:
         """First 12 hex digits of the SHA-256 of the canonical form."""
-        return digest({**asdict(self), "recipe": canonical(self.recipe)})
+        table = {**asdict(self), "recipe": canonical(self.recipe)}
+        former = FORMER_PARAMS.get(self.loss.name, {}).items()
+        table["loss"]["params"] = [pair for pair in self.loss.params if pair not in former]
+        return digest(table)
 
 
 def canonical(part: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, get_type_hints
 
@@ -14,7 +14,7 @@ import msgspec
 
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
-from mlbench.recipes.spec import LossSpec, Natural, Recipe, RunSpec
+from mlbench.recipes.spec import FORMER_PARAMS, LossSpec, Natural, Recipe, RunSpec
 from mlbench.recipes.validation import build, check_value
 from mlbench.records.migrations import SCHEMA_VERSION, migrate
 from mlbench.records.provenance import Provenance
@@ -162,9 +162,11 @@ class RunRecord:
         """
         record = _read_whole(text)
         if record is None:
-            return _read_checked(text, where)
-        _check_consistent(record, where)
-        return record
+            record = _read_checked(text, where)
+        else:
+            _check_consistent(record, where)
+        former = FORMER_PARAMS.get(record.loss, {})
+        return replace(record, params=former | record.params) if former else record
 
 
 def _read_checked(text: str, where: str) -> RunRecord:

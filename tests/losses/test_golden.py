@@ -565,7 +565,7 @@ def test_every_built_in_loss_is_covered() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_cases_set_every_parameter(case: Case) -> None:
-    assert set(case.params) | {"sub_centers"} >= set(ENTRIES[case.name].defaults)
+    assert set(case.params) | {"sub_centers", "init"} >= set(ENTRIES[case.name].defaults)
 
 
 def test_negatives_are_drawn_by_the_density_of_distances() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import mlbench
 from mlbench.comparison.comparison import compare
 from mlbench.errors import MlbenchError
 from mlbench.metrics.evaluation import evaluate_queries
+from mlbench.recipes.spec import FORMER_PARAMS, LossSpec
 from mlbench.records import scores, store
 from mlbench.records.migrations import SCHEMA_VERSION
 from mlbench.records.record import (
@@ -22,6 +24,7 @@ from mlbench.records.record import (
     _read_checked,
     _read_whole,
 )
+from mlbench.registry import LOSSES
 from mlbench.tables.formats import render
 
 
@@ -72,6 +75,22 @@ def test_the_quick_way_reads_what_the_checked_way_reads() -> None:
         assert _read_whole(spoilt) is None
     for path in (FIXTURES / SCHEMAS[0]).rglob("*.json"):
         assert _read_whole(path.read_text()) is None
+
+
+@pytest.mark.parametrize("loss", FORMER_PARAMS)
+def test_parameters_of_before_their_declaration_are_what_they_were(loss: str) -> None:
+    """A record of before reads with them, keeps its place, and is found by naming them."""
+    entry, former = LOSSES.get(loss), FORMER_PARAMS[loss]
+    assert former.keys() <= entry.defaults.keys()
+    old = {name: value for name, value in entry.defaults.items() if name not in former}
+    made = record(replace(RUNS[0], loss=LossSpec(loss, tuple(sorted(old.items())))))
+    for text in (made.to_json(), json.dumps(json.loads(made.to_json()))):
+        read = RunRecord.from_json(text, "x")
+        assert read.params == old | former
+        assert read.spec == replace(RUNS[0], loss=LossSpec.of(entry, former))
+        assert store.record_path(Path(), read.spec) == store.record_path(Path(), made.spec)
+    other = replace(RUNS[0], loss=LossSpec.of(entry, {"init": "unit"}))
+    assert other.run_id != made.spec.run_id
 
 
 def test_a_record_may_be_laid_out_anew() -> None:
