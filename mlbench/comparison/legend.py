@@ -81,15 +81,15 @@ def _what_losses_may_choose(records: Sequence[RunRecord]) -> tuple[str, ...]:
     own = {}
     for record in _by_loss(r for r in records if r.loss not in BASELINES).values():
         params = ", ".join(f"{name} {value}" for name, value in sorted(record.params.items()))
-        own[_label(record)] = f"{_needs(record.loss)}{'; ' if params else ''}{params}"
+        own[_label(record)] = f"{_needs(record)}{'; ' if params else ''}{params}"
     if not own:
         return ()
     return ("by loss: " + ". ".join(f"{label}: {text}" for label, text in sorted(own.items())),)
 
 
-def _needs(loss: str) -> str:
+def _needs(record: RunRecord) -> str:
     try:
-        return LOSSES.get(loss).needs
+        return record.needs or LOSSES.get(record.loss).needs
     except MlbenchError:  # a plugin's record, read where the plugin is not installed
         return "needs not known here"
 

@@ -109,6 +109,8 @@ class RunRecord:
             None if there is none, or it cannot be checked.
         class_totals: ``totals`` in the form in which they are kept; None if diverged, and in
             records of schema 1 and 2 that were not upgraded.
+        needs: what the loss declared, as ``mlbench list losses`` says it; empty for a baseline, and
+            where it was not recorded.
     """
 
     schema_version: int
@@ -131,6 +133,7 @@ class RunRecord:
     provenance: Provenance
     queries_sha256: str | None
     class_totals: PackedTotals | None
+    needs: str = ""
 
     @functools.cached_property
     def totals(self) -> RunTotals | None:

@@ -282,6 +282,7 @@ def _record(
             ingredients.device.type, ingredients.execution if trained else "eager"
         ),
         queries_sha256=None,
+        needs=LOSSES.get(spec.loss.name).needs if trained else "",
         class_totals=results.totals.pack() if results else None,
     )
 
