@@ -1,11 +1,14 @@
 """CPU and wall seconds and memory of mlbench's evaluator and k-means beside those of other tools.
 
-    python benchmarks/speed/evaluator.py [--sop] [--threads N] [--quick] [--json PATH]
+    python benchmarks/speed/evaluator.py [--search] [--sop] [--shape NAME] [--threads N]
+        [--device cuda] [--quick] [--json PATH]
 
 Random clustered unit embeddings of the shape of CUB's test set, with ``--sop`` of SOP's too (half
 an hour): mlbench, pytorch-metric-learning's AccuracyCalculator, and the N x N argsort of
 SoftTriple's authors; then k-means beside scikit-learn's. Times are taken in alternation within one
-process, memory in one process per tool.
+process, memory in one process per tool. With ``--search`` the exact search alone, beside faiss's
+``IndexFlatIP`` and a bare product of matrices: 60 neighbours of each image (12 at SOP's size). With
+``--device cuda`` mlbench's part is done there, and only its wall clock says anything.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ class Shape:
     tools: tuple[str, ...]
     rounds: int
     noise: float = 0.15
+    neighbors: int = 12
 
     @property
     def flops(self) -> float:
@@ -56,7 +60,7 @@ class Shape:
         return 8.0 * self.images**2
 
 
-CUB = Shape("CUB", 5924, 64, 100, (OURS, "calculator", "argsort"), 5)
+CUB = Shape("CUB", 5924, 64, 100, (OURS, "calculator", "argsort"), 5, neighbors=60)
 SOP64 = Shape("SOP64", 60502, 64, 11316, (OURS, "calculator"), 3)
 SOP512 = Shape("SOP512", 60502, 512, 11316, (OURS, "calculator"), 2, noise=0.1)
 SHAPES = {shape.name: shape for shape in (CUB, SOP64, SOP512)}
@@ -73,16 +77,18 @@ def make_data(shape: Shape) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.normalize(rows), labels
 
 
-def load_tool(name: str) -> Tool:
+def load_tool(name: str, device: str) -> Tool:
     """Import a tool and return what computes R@1, R-Precision and MAP@R with it."""
-    load = {OURS: _load_mlbench, "calculator": _load_calculator, "argsort": lambda: _argsort}
-    return load[name]()
+    if name == OURS:
+        return _load_mlbench(device)
+    return _load_calculator() if name == "calculator" else _argsort
 
 
-def _load_mlbench() -> Tool:
+def _load_mlbench(device: str) -> Tool:
     from mlbench.metrics.evaluation import evaluate_queries, summarize
 
     def run(embeddings: Tensor, labels: Tensor) -> Values:
+        embeddings = embeddings.to(device)
         summary = summarize(evaluate_queries(embeddings, labels))
         return {name: summary[name] for name in METRICS}
 
@@ -134,10 +140,10 @@ def alternate(tools: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
     return {"wall": take_turns(turns, rounds, warmup=0), "cpu": cpu}
 
 
-def time_tools(shape: Shape, rounds: int) -> dict[str, Any]:
+def time_tools(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
     """Time the evaluators after one round on a tenth of the data that is not measured."""
     embeddings, labels = make_data(shape)
-    loaded = {name: load_tool(name) for name in shape.tools}
+    loaded = {name: load_tool(name, device) for name in shape.tools}
     values: dict[str, Values] = {}
 
     def turn(name: str) -> None:
@@ -149,10 +155,37 @@ def time_tools(shape: Shape, rounds: int) -> dict[str, Any]:
     return {**alternate(tools, rounds), "values": values, "product_limit": product_limit()}
 
 
+def time_search(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
+    """Time the exact search for the nearest neighbours of all images."""
+    import faiss
+
+    from mlbench.metrics.neighbors import nearest
+
+    rows = make_data(shape)[0].to(device)
+    array = rows.cpu().numpy()
+
+    def flat() -> None:
+        index = faiss.IndexFlatIP(shape.dim)
+        index.add(array)
+        index.search(array, shape.neighbors + 1)  # it has no way to leave the query itself out
+
+    def product() -> None:
+        for block in rows.split(1024):
+            torch.mm(block, rows.T)
+
+    tools = {
+        OURS: lambda: nearest(rows, rows, shape.neighbors, exclude_self=True),
+        "faiss IndexFlatIP": flat,
+        "product alone": product,
+    }
+    nearest(rows[::10], rows[::10], shape.neighbors)
+    return alternate(tools, rounds)
+
+
 def measure_memory(shape: Shape, name: str) -> dict[str, float]:
     """Return a tool's peak memory in GB above this process with the inputs in it (on Linux)."""
     embeddings, labels = make_data(shape)
-    tool = load_tool(name)
+    tool = load_tool(name, "cpu")
     tool(embeddings[:64], labels[:64] % 2)
     # The kernel forgets the peak that making the data had.
     Path("/proc/self/clear_refs").write_text("5")
@@ -201,18 +234,22 @@ def kmeans_flops(shape: Shape, iterations: float) -> float:
     return 2.0 * shape.images * shape.dim * columns
 
 
-def run_job(shape: Shape, job: str, quick: bool) -> dict[str, Any]:
-    """Do one measurement: ``time``, ``kmeans``, or ``memory:TOOL``."""
+def run_job(shape: Shape, job: str, quick: bool, device: str) -> dict[str, Any]:
+    """Do one measurement: ``time``, ``search``, ``kmeans``, or ``memory:TOOL``."""
     kind, _, tool = job.partition(":")
     if kind == "memory":
         return measure_memory(shape, tool)
     rounds = 1 if quick else shape.rounds
-    return {"time": time_tools, "kmeans": time_kmeans}[kind](shape, rounds)
+    if kind == "kmeans":
+        return time_kmeans(shape, rounds)
+    return {"time": time_tools, "search": time_search}[kind](shape, rounds, device)
 
 
-def in_subprocess(shape: Shape, job: str, threads: int, quick: bool) -> dict[str, Any]:
+def in_subprocess(
+    shape: Shape, job: str, threads: int, quick: bool, device: str = "cpu"
+) -> dict[str, Any]:
     """Run one measurement in a fresh process whose libraries all use ``threads`` threads."""
-    command = [sys.executable, __file__, "--job", job, "--shape", shape.name]
+    command = [sys.executable, __file__, "--job", job, "--shape", shape.name, "--device", device]
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     # Threads that wait by spinning would count as CPU time that a tool needs.
     environment = os.environ | dict.fromkeys(names, str(threads)) | {"OMP_WAIT_POLICY": "passive"}
@@ -242,9 +279,17 @@ def work(flops: float, result: Mapping[str, Any]) -> str:
     )
 
 
-def benchmark(shape: Shape, threads: int, quick: bool) -> dict[str, Any]:
+def benchmark_search(shape: Shape, threads: int, quick: bool, device: str) -> dict[str, Any]:
+    """Measure exact searches on one shape."""
+    result = in_subprocess(shape, "search", threads, quick, device)
+    title = f"{shape.name}: {shape.neighbors} of {shape.images} x {shape.dim}, {threads} threads"
+    show(title, TIMES, [(name, *columns(result, name)) for name in result["cpu"]])
+    return {"shape": asdict(shape), **result}
+
+
+def benchmark(shape: Shape, threads: int, quick: bool, device: str) -> dict[str, Any]:
     """Measure the evaluators on one shape."""
-    result = in_subprocess(shape, "time", threads, quick)
+    result = in_subprocess(shape, "time", threads, quick, device)
     result["gigabytes"] = {
         name: in_subprocess(shape, f"memory:{name}", threads, quick)["gigabytes"]
         for name in shape.tools
@@ -288,17 +333,27 @@ def main() -> None:
     """Parse the command line and run."""
     parser = arguments(__doc__)
     parser.add_argument("--sop", action="store_true", help="SOP's shape as well (half an hour)")
+    parser.add_argument("--search", action="store_true", help="the exact search alone")
     parser.add_argument("--threads", type=int, default=2, help="threads of each library")
+    parser.add_argument("--device", default="cpu", help="where mlbench's part is done")
     parser.add_argument("--job", help="used by the benchmark itself")
-    parser.add_argument("--shape", choices=SHAPES, help="used by the benchmark itself")
+    parser.add_argument("--shape", choices=SHAPES, help="this shape alone")
     options = parser.parse_args()
     if options.job:
-        print(json.dumps(run_job(SHAPES[options.shape], options.job, options.quick)))
+        job = run_job(SHAPES[options.shape], options.job, options.quick, options.device)
+        print(json.dumps(job))
         return
     shapes = (CUB, SOP64, SOP512) if options.sop else (CUB,)
+    if options.shape:
+        shapes = (SHAPES[options.shape],)
+    how = options.threads, options.quick, options.device
+    if options.search:
+        searches = [benchmark_search(shape, *how) for shape in shapes]
+        finish({"threads": options.threads, "searches": searches}, options.json)
+        return
     figures = {
         "threads": options.threads,
-        "evaluators": [benchmark(shape, options.threads, options.quick) for shape in shapes],
+        "evaluators": [benchmark(shape, *how) for shape in shapes],
         "kmeans": benchmark_kmeans(CUB, options.threads, options.quick),
     }
     finish(figures, options.json)

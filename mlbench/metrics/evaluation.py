@@ -14,7 +14,7 @@ from torch import Tensor
 from mlbench.arrays import Labels
 from mlbench.errors import MlbenchError
 from mlbench.metrics.kmeans import kmeans
-from mlbench.metrics.neighbors import Groups, neighbor_blocks, unit_rows
+from mlbench.metrics.neighbors import Groups, neighbor_blocks, unit_rows, working_memory
 from mlbench.metrics.ties import TIE, first_highest
 from mlbench.metrics.vectors import LabelsLike, Vectors, as_labels, as_vectors
 from mlbench.scalars import check_seed, plain, whole_number
@@ -72,7 +72,7 @@ def evaluate(
     ks: Sequence[int] = (1, 2, 4, 8),
     nmi_restarts: int = 10,
     seed: int = 0,
-    memory_mb: int = 256,
+    memory_mb: int | None = None,
 ) -> dict[str, float]:
     """Return all metrics of embeddings under mlbench's protocol.
 
@@ -94,7 +94,8 @@ def evaluate(
         ks: the k of R@k.
         nmi_restarts: k-means restarts behind NMI.
         seed: of the k-means restarts, 0 .. 2^63 - 1.
-        memory_mb: working memory of the neighbour search, in MiB above inputs and results.
+        memory_mb: working memory of the neighbour search, in MiB above inputs and results; by
+            default 256, and 2,048 on a GPU.
 
     Returns:
         ``R@k`` for each k, ``MAP@R``, ``R-Precision`` and ``NMI`` as fractions 0-1, then the
@@ -136,7 +137,7 @@ def evaluate_queries(
     groups: LabelsLike | None = None,
     gallery_groups: LabelsLike | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
-    memory_mb: int = 256,
+    memory_mb: int | None = None,
 ) -> QueryResults:
     """Return the retrieval results of each query, from one pass over its neighbours.
 
@@ -158,7 +159,7 @@ def evaluate_queries(
         row_labels = as_labels(gallery_labels, len(rows), "gallery_labels")
     elif gallery is not None or gallery_labels is not None:
         raise MlbenchError("gallery and gallery_labels belong together; give both or neither")
-    columns, memory_mb = _check_ks(ks), whole_number(memory_mb, "memory_mb", 1)
+    columns, memory_mb = _check_ks(ks), working_memory(memory_mb, queries.device)
     exclude_self = gallery is None
     grouped = _as_groups(groups, gallery_groups, len(queries), None if exclude_self else len(rows))
     relevant = _count_relevant(query_labels, row_labels, exclude_self, grouped)

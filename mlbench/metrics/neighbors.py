@@ -6,14 +6,15 @@ tie on paper then tie in fact, and ties go to the lower gallery index. A float64
 whichever order it sums, is within a bound of that sum; the few dot products that the bound leaves
 between two float32 numbers are summed as defined.
 
-A float32 matrix product proposes a short list per query, which is ranked by that definition. A
-query whose list is not provably complete (the gap at its end is within float32's error) is ranked
-against the whole gallery instead, so the answer never depends on hardware, blocks or threads.
+A float32 matrix product proposes a short list per query and orders it. Neighbours in that order
+that are no further apart than float32's error allows are ordered by the definition. A query whose
+list is not provably complete (the gap at its end is within that error) is ranked against the whole
+gallery instead, so the answer never depends on hardware, blocks or threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -21,22 +22,21 @@ import torch
 from torch import Tensor
 
 from mlbench.errors import MlbenchError
-from mlbench.metrics.shortlist import make_shortlist
+from mlbench.metrics.shortlist import lowest, make_shortlist
 from mlbench.metrics.vectors import Vectors, as_vectors
 from mlbench.scalars import whole_number
 from mlbench.system.known_state import known_state
 
-Product = Callable[[Tensor, Tensor], Tensor]
 Groups = tuple[Tensor, Tensor]
 """The group of each query ``(Q,)`` and of each gallery row ``(G,)``, int64 on their device."""
 
 SLACK = 4
 # Rows of a query's own group that short lists have room for; a larger group takes a longer search.
 GROUP_ROOM = 64
-# Candidates that are ranked in float64 at a time: a processor's cache should hold them.
-PART_ELEMENTS = 2**19
 INDEX_MASK = 2**32 - 1
-EXCLUDED = torch.iinfo(torch.int64).min
+MEMORY_MB = 256
+# A GPU has the memory for larger blocks, and each costs it the start of about a hundred operations.
+GPU_MEMORY_MB = 2048
 
 
 @known_state()
@@ -46,7 +46,7 @@ def nearest(
     k: int,
     *,
     exclude_self: bool = False,
-    memory_mb: int = 256,
+    memory_mb: int | None = None,
 ) -> npt.NDArray[np.int64]:
     """Return each query's ``k`` nearest gallery rows by cosine similarity, best first.
 
@@ -55,7 +55,8 @@ def nearest(
         gallery: ``(G, D)``, likewise.
         k: neighbours wanted, at least 1; may exceed the gallery.
         exclude_self: leave row ``i`` out of the neighbours of query ``i`` (by index).
-        memory_mb: working memory in MiB, above the inputs and the result.
+        memory_mb: working memory in MiB, above the inputs and the result; by default 256, and
+            2,048 on a GPU.
 
     Returns:
         ``(Q, k)`` int64 gallery indices; -1 fills the places for which no row is left.
@@ -70,7 +71,7 @@ def nearest(
     >>> nearest(rows, rows, k=3, exclude_self=True).tolist()
     [[1, 2, -1], [0, 2, -1], [1, 0, -1]]
     """
-    k, memory_mb = whole_number(k, "k", 1), whole_number(memory_mb, "memory_mb", 1)
+    k = whole_number(k, "k", 1)
     query_rows = as_vectors(queries, "queries")
     gallery_rows = query_rows if gallery is queries else as_vectors(gallery, "gallery")
     blocks = neighbor_blocks(
@@ -88,7 +89,7 @@ def neighbor_blocks(
     k: int,
     *,
     exclude_self: bool,
-    memory_mb: int,
+    memory_mb: int | None,
     groups: Groups | None = None,
 ) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
     """Return ``nearest``'s result in pieces: which queries, and their ``(q, k)`` neighbours.
@@ -106,7 +107,19 @@ def neighbor_blocks(
         MlbenchError: as for ``nearest``; unsuitable query rows come to light piece by piece.
     """
     _check_request(queries, gallery)
+    memory_mb = working_memory(memory_mb, gallery.device)
     return _blocks(queries, gallery, k, exclude_self, memory_mb, groups)
+
+
+def working_memory(memory_mb: int | None, device: torch.device) -> int:
+    """Return the working memory of a search in MiB: what was asked for, or what suits the device.
+
+    Raises:
+        MlbenchError: not an integer of at least 1.
+    """
+    if memory_mb is None:
+        return MEMORY_MB if device.type == "cpu" else GPU_MEMORY_MB
+    return whole_number(memory_mb, "memory_mb", 1)
 
 
 @torch.no_grad()
@@ -120,7 +133,7 @@ def _blocks(
 ) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
     same = queries is gallery
     unit = unit_rows(gallery, "queries" if same else "gallery")
-    spare = memory_mb * 2**20 - unit.nbytes - 12 * PART_ELEMENTS
+    spare = memory_mb * 2**20 - unit.nbytes - 12 * _part_elements(unit)
     search = _Search(
         unit, k, exclude_self=exclude_self, symmetric=same, memory=spare, groups=groups
     )
@@ -144,21 +157,30 @@ def unit_rows(rows: Tensor, what: str, first: int = 0) -> Tensor:
         MlbenchError: a row is zero or not finite.
     """
     unit = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
-    step = max(1, 2**17 // rows.shape[1])
+    largest = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    step = max(1, _part_elements(rows) // (4 * rows.shape[1]))
     for start in range(0, len(rows), step):
-        unit[start : start + step] = _unit_block(rows[start : start + step], what, first + start)
+        part = slice(start, start + step)
+        unit[part], largest[part] = _unit_block(rows[part])
+    bad = ~(torch.isfinite(largest) & (largest > 0))
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0, 0])
+        raise _bad_row(largest[row].item(), what, first + row)
     return unit
 
 
-def _unit_block(rows: Tensor, what: str, first: int) -> Tensor:
+def _unit_block(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return unit rows, and the magnitude of each row's largest entry."""
     block = rows.double()
     # The largest entry goes first: squares of tiny or huge entries would leave float64's range.
-    largest = block.abs().amax(1, keepdim=True)
-    bad = ~(torch.isfinite(largest) & (largest > 0))[:, 0]
-    if bool(bad.any()):
-        raise _bad_row(largest[bad][0, 0].item(), what, first + int(bad.nonzero()[0, 0]))
-    block = block / largest
-    return (block / _sum(block.square()).sqrt()[:, None]).float()
+    largest = block.abs().amax(1)
+    block = block / largest[:, None]
+    return (block / _sum(block.square()).sqrt()[:, None]).float(), largest
+
+
+def _part_elements(rows: Tensor) -> int:
+    """Return how many float64 are worked on at a time: a processor's cache should hold them."""
+    return 2**19 if rows.device.type == "cpu" else 2**24
 
 
 def _sum(terms: Tensor) -> Tensor:
@@ -222,8 +244,9 @@ class _Search:
         self.exclude_self = exclude_self
         self.groups = groups
         # Rounding of a D-term float32 dot product of unit vectors, in any order, is below
-        # D * 2**-24 (Higham 2002, sec. 3.1); twice that also covers rounding the exact one.
-        self._error = gallery.shape[1] * 2.0**-23
+        # D * 2**-24 (Higham 2002, sec. 3.1); the exact one is rounded too, as are differences of
+        # two, and 1 % is for terms of second order.
+        self._error = 1.01 * (gallery.shape[1] + 2) * 2.0**-24
         # The same of two float64 sums of the same products, which are exact.
         self._error64 = gallery.shape[1] * 2.0**-51
         keep = k + SLACK + max(int(exclude_self), _group_room(groups))
@@ -242,70 +265,84 @@ class _Search:
         own = torch.arange(start, start + len(queries), device=queries.device)
         if not self._shortlist:
             return self._rank_all(queries, own)
-        floor, listed = self._shortlist.propose(queries, start)
-        best, found = self._rank(self._similarity(queries, listed), listed, own)
-        # A list that its query's group has used up ends in NaN, which is above nothing.
-        sure = best[:, -1].double() > floor.double() + self._error
+        floor, scores, listed = self._shortlist.propose(queries, start)
+        best, found = self._rank_list(queries, scores, listed, own)
+        # Either of the two may err. A list that its query's group has used up ends in -inf.
+        sure = best[:, -1] - floor > 2 * self._error
         unsure = (~sure).nonzero()[:, 0]
         for row in unsure.split(self._whole_block):
             found[row] = self._rank_all(queries[row], own[row])
         return found
 
-    def _similarity(self, queries: Tensor, listed: Tensor) -> Tensor:
-        """Return the defined similarity of ``(q, D)`` with rows ``(q, m)``, float32 ``(q, m)``."""
-        step = max(1, PART_ELEMENTS // (listed.shape[1] * queries.shape[1]))
-        parts = zip(queries.split(step), listed.split(step), strict=True)
-        return torch.cat([self._defined_products(part, rows) for part, rows in parts])
+    def _rank_list(
+        self, queries: Tensor, scores: Tensor, listed: Tensor, own: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Order listed rows ``(q, m)`` by similarity, m above k, given float32 products.
 
-    def _defined_products(self, queries: Tensor, listed: Tensor) -> Tensor:
-        def product(ours: Tensor, theirs: Tensor) -> Tensor:
-            return torch.bmm(theirs, ours[:, :, None])[:, :, 0]
-
-        return self._as_defined(product, queries, self.gallery[listed].double(), listed)
-
-    def _as_defined(
-        self, product: Product, queries: Tensor, candidates: Tensor, listed: Tensor
-    ) -> Tensor:
-        """Return the defined similarity from a product of float64 that sums in any order."""
-        ours = queries.double()
-        sums, error = product(ours, candidates), torch.tensor(self._error64, device=ours.device)
-        scores, unsure = _rounded(sums, error)
-        if 64 * len(unsure) > sums.numel():  # rows that share few coordinates: less is rounded
-            scores, unsure = _rounded(sums, error * product(ours.abs(), candidates.abs()))
-
-        for pairs in unsure.split(max(1, PART_ELEMENTS // queries.shape[1])):
-            i, j = pairs.T
-            scores[i, j] = _sum(ours[i] * self.gallery[listed[i, j]].double()).float()
-        return scores
-
-    def _rank_all(self, queries: Tensor, own: Tensor) -> Tensor:
-        """Rank the whole gallery for each query."""
-        size = len(self.gallery)
-        scores = queries.new_empty(len(queries), size)
-        everything = torch.arange(size, device=queries.device).expand(len(queries), -1)
-        for start in range(0, size, 1024):
-            part = slice(start, min(start + 1024, size))
-            columns = self.gallery[part].double().T
-            scores[:, part] = self._as_defined(torch.matmul, queries, columns, everything[:, part])
-        return self._rank(scores, everything, own)[1]
-
-    def _rank(self, scores: Tensor, listed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Order listed rows by (score descending, index ascending).
+        Where two that follow each other are so close that their products' rounding may have put
+        them in order, both get their defined similarity; all others are further apart than that.
 
         Returns:
-            The best scores ``(q, min(k, listed))`` and their indices ``(q, k)``, -1 where none.
+            As ``_best``; a score is the defined one or within the error of it.
         """
-        key = _sort_key(scores, listed)
+        keys = lowest(_sort_key(self._without_own(scores, listed, own), listed), scores.shape[1])
+        scores, listed = _key_score(keys), keys & INDEX_MASK
+        near = scores[:, :-1] - scores[:, 1:] <= 2 * self._error
+        close = torch.nn.functional.pad(near, (0, 1)) | torch.nn.functional.pad(near, (1, 0))
+        pairs = close.nonzero()
+        if len(pairs):
+            i, j = pairs.T
+            rows = listed[i, j]
+            keys[i, j] = _sort_key(self._defined(queries, i, rows), rows)
+            keys = lowest(keys, self.k)
+        return self._best(keys[:, : self.k])
+
+    def _defined(self, queries: Tensor, i: Tensor, rows: Tensor) -> Tensor:
+        """Return the defined similarity of queries ``i`` ``(n,)`` with gallery rows ``(n,)``."""
+        step = max(1, _part_elements(queries) // queries.shape[1])
+        parts = zip(i.split(step), rows.split(step), strict=True)
+        return torch.cat(
+            [_sum(queries[a].double() * self.gallery[b].double()).float() for a, b in parts]
+        )
+
+    def _rank_all(self, queries: Tensor, own: Tensor) -> Tensor:
+        """Rank the whole gallery for each query by the defined similarity."""
+        size = len(self.gallery)
+        scores = queries.new_empty(len(queries), size)
+        step = max(1, _part_elements(queries) // max(queries.shape))
+        for start in range(0, size, step):
+            part = slice(start, min(start + step, size))
+            scores[:, part] = self._similarity(queries, part)
+        everything = torch.arange(size, device=queries.device).expand(len(queries), -1)
+        keys = _sort_key(self._without_own(scores, everything, own), everything)
+        return self._best(lowest(keys, self.k))[1]
+
+    def _similarity(self, queries: Tensor, part: slice) -> Tensor:
+        """Return the defined similarity of queries ``(q, D)`` with a part of the gallery."""
+        ours, theirs = queries.double(), self.gallery[part].double().T
+        sums, error = ours @ theirs, torch.tensor(self._error64, device=ours.device)
+        scores, unsure = _rounded(sums, error)
+        if 64 * len(unsure) > sums.numel():  # rows that share few coordinates: less is rounded
+            scores, unsure = _rounded(sums, error * (ours.abs() @ theirs.abs()))
+        if len(unsure):
+            i, j = unsure.T
+            scores[i, j] = self._defined(queries, i, part.start + j)
+        return scores
+
+    def _without_own(self, scores: Tensor, listed: Tensor, own: Tensor) -> Tensor:
+        """Return scores with -inf where a listed row is no neighbour of query ``own``."""
         if self.exclude_self:
-            key[listed == own[:, None]] = EXCLUDED
+            scores = scores.masked_fill(listed == own[:, None], -torch.inf)
         if self.groups is not None:
             asking, found_in = self.groups
-            key[found_in[listed] == asking[own][:, None]] = EXCLUDED
-        best = key.topk(min(self.k, key.shape[1]), dim=1)[0]
-        found = torch.where(best == EXCLUDED, -1, INDEX_MASK - (best & INDEX_MASK))
-        return _key_score(best), torch.nn.functional.pad(
-            found, (0, self.k - best.shape[1]), value=-1
-        )
+            scores = scores.masked_fill(found_in[listed] == asking[own][:, None], -torch.inf)
+        return scores
+
+    def _best(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores and rows ``(q, k)`` of sorted keys; row -1 where none is left."""
+        scores, rows = _key_score(keys), keys & INDEX_MASK
+        found = torch.where(scores == -torch.inf, -1, rows)
+        return scores, torch.nn.functional.pad(found, (0, self.k - keys.shape[1]), value=-1)
 
 
 def _group_room(groups: Groups | None) -> int:
@@ -330,13 +367,16 @@ def _rounded(sums: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sort_key(scores: Tensor, rows: Tensor) -> Tensor:
-    """Return int64 keys that order as (score ascending, row descending)."""
-    # IEEE floats order like sign-magnitude integers; adding 0.0 turns -0.0 into 0.0.
-    bits = (scores + 0.0).view(torch.int32)
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-    return (ordered << 32) + (INDEX_MASK - rows)
+    """Return int64 keys that order as (score descending, row ascending)."""
+    # IEEE floats order like sign-magnitude integers; 0.0 - x makes no -0.0 of either zero.
+    bits = (0.0 - scores).view(torch.int32)
+    return (_ordered(bits).long() << 32) | rows
 
 
 def _key_score(key: Tensor) -> Tensor:
-    ordered = (key >> 32).int()
-    return torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).view(torch.float32)
+    return 0.0 - _ordered((key >> 32).int()).view(torch.float32)
+
+
+def _ordered(bits: Tensor) -> Tensor:
+    """Turn signs and magnitudes into integers of the same order, or those back."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)

@@ -4,6 +4,7 @@ import torch
 from helpers.rounding import round_by_shape
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlbench.errors import MlbenchError
 from mlbench.metrics import neighbors, shortlist
@@ -58,7 +59,7 @@ def test_self_is_left_out_by_index_not_by_similarity(rows, k):
 @pytest.fixture
 def _short_chunks(monkeypatch):
     monkeypatch.setattr(shortlist, "CHUNKS", (2, 4))
-    monkeypatch.setattr(shortlist, "TILE", {"cpu": 8})
+    monkeypatch.setattr(shortlist, "TILE", 8)
 
 
 @pytest.mark.usefixtures("_short_chunks")
@@ -280,13 +281,64 @@ def test_sums_are_those_of_the_terms(dim):
     torch.testing.assert_close(neighbors._sum(terms), terms.sum(1))
 
 
+class _CountCalls(TorchDispatchMode):
+    """Counts the operations that a GPU would have to launch."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_on_a_gpu_a_block_takes_few_operations(monkeypatch):
+    """Without chunks, as there: scores of whole rows. SOP has some twenty blocks."""
+    monkeypatch.setattr(shortlist, "CHUNKS", ())
+    rows = torch.randn(4000, 16, generator=torch.Generator().manual_seed(9))
+    expected = nearest(rows, rows, 4, exclude_self=True)
+    counts = {}
+    for size in (1500, 4000):
+        with _CountCalls() as mode:
+            found = nearest(rows[:size], rows, 4, exclude_self=True)
+        np.testing.assert_array_equal(found, expected[:size])
+        counts[size] = mode.calls
+    blocks = -(-4000 // 512) - -(-1500 // 512)
+    assert (counts[4000] - counts[1500]) / blocks < 130
+
+
+def test_blocks_are_larger_on_a_gpu():
+    cpu, gpu = (neighbors.working_memory(None, torch.device(name)) for name in ("cpu", "cuda"))
+    assert (cpu, gpu, neighbors.working_memory(7, torch.device("cuda"))) == (256, 2048, 7)
+
+
+def test_neighbours_closer_than_float32s_error_are_ordered_by_definition(monkeypatch):
+    """Thirty similarities about 1e-8 apart, and others that are far from each other."""
+    angles = torch.cat((torch.linspace(0.2, 0.200002, 30), torch.linspace(0.1, 1.4, 470)))
+    shuffled = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    gallery = torch.stack((angles.cos(), angles.sin()), 1)[shuffled]
+    query = np.array([[1.0, 0.0]])
+    expected = oracle(query, gallery.numpy(), 90, False)
+    recomputed = []
+    defined = neighbors._Search._defined
+    monkeypatch.setattr(
+        neighbors._Search,
+        "_defined",
+        lambda self, queries, i, rows: recomputed.append(len(i)) or defined(self, queries, i, rows),
+    )
+    np.testing.assert_array_equal(nearest(query, gallery, 90), expected)
+    assert 30 <= sum(recomputed) < 40
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and MLBENCH_TEST_GPU=1")
-@pytest.mark.parametrize("size", [150, 3001])
+@pytest.mark.parametrize("size", [150, 9001])
 def test_gpu_agrees_with_cpu(size):
     rows = torch.randn(size, 16, generator=torch.Generator().manual_seed(6)).mul(2).round() + 0.1
     expected = nearest(rows, rows, 9, exclude_self=True)
-    np.testing.assert_array_equal(nearest(rows.cuda(), rows.cuda(), 9, exclude_self=True), expected)
+    gpu = rows.cuda()
+    np.testing.assert_array_equal(nearest(gpu, gpu, 9, exclude_self=True), expected)
 
 
 GOOD = np.eye(3)
