@@ -84,8 +84,20 @@ def software() -> dict[str, str]:
     return {"source": source_digest(), **_package_versions()}
 
 
+def forget_peak_memory(device: str) -> None:
+    """Let the peak of a GPU's memory begin anew; that of the process cannot be forgotten."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_mb(device: str) -> float:
-    """Return the peak memory of this process so far: GPU memory on ``cuda``, else resident, MB."""
+    """Return the peak memory in MB.
+
+    On ``cuda`` the memory of tensors on the GPU since ``forget_peak_memory``, images that are kept
+    there included and CUDA's own context not; else the memory of this process so far.
+    """
     if device == "cuda":
         import torch
 

@@ -70,7 +70,7 @@ class Cost:
         images_seen: training images, repeats counted.
         seconds: wall time by phase (``prepare``, ``train``, ``evaluate``).
         images_per_second: of training; 0 for a baseline.
-        peak_memory_mb: of the process up to the end of the run.
+        peak_memory_mb: of the process up to the end of the run; on a GPU, of the run's tensors.
         interruptions: how often the run was continued from a checkpoint.
     """
 

@@ -26,8 +26,8 @@ from mlbench.system.files import cache_dir
 from mlbench.system.known_state import known_state
 from mlbench.system.process import memory_released
 from mlbench.training.batches import FeatureSource, ImageSource, InputSource
-from mlbench.training.crops import Crops, open_crops
-from mlbench.training.device import execution
+from mlbench.training.crops import Crops, ResidentCrops, open_crops
+from mlbench.training.device import device_name, execution
 from mlbench.training.embed import embed_batches
 from mlbench.training.features import cached_features
 from mlbench.training.network import Embedder, Trunk, build_head
@@ -208,7 +208,8 @@ class Ingredients:
             return torch.cat([*self._feature_batches(side, seed)]).cpu()
         inputs = asdict(self.recipe.input)
         used = [inputs[k] for k in ("size", "test_resize", "normalization", "channels")]
-        backbone = [self.recipe.backbone.name, self.weights_id, str(self.device), torch.__version__]
+        place = device_name(self.device)
+        backbone = [self.recipe.backbone.name, self.weights_id, place, torch.__version__]
         tf32 = self.device.type == "cuda" and self.recipe.training.precision == "tf32"
         rest = [source] * (source != "built-in") + ["tf32"] * tf32
         key = digest([_FEATURES_VERSION, self.dataset.fingerprint, side, *used, *backbone, *rest])
@@ -229,7 +230,8 @@ class Ingredients:
         resize = self.recipe.input.train_resize if augmented else self.recipe.input.test_resize
         cache = self._pixels(side, resize)
         if (side, resize) not in self._crops:
-            self._crops[side, resize] = open_crops(cache, self.device)
+            kept = sum(c.data.nbytes for c in self._crops.values() if isinstance(c, ResidentCrops))
+            self._crops[side, resize] = open_crops(cache, self.device, kept)
         return ImageSource(cache, self._crops[side, resize], self.recipe.input)
 
     def _pixels(self, side: Side, resize: int) -> PixelCache:

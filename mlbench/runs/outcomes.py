@@ -8,7 +8,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.run import run_one
 from mlbench.system.machine import lack
 from mlbench.training import checkpoint
-from mlbench.training.device import out_of_memory
+from mlbench.training.device import device_lost, out_of_memory
 
 _POLL_SECONDS = 0.5
 
@@ -44,6 +44,7 @@ class Outcome:
         reused: whether the record was there before.
         problem: one line that says why it failed; "" if it did not.
         where: the process or node that made it; "" for this process.
+        device_lost: whether the GPU failed so that this process can make no further run.
     """
 
     spec: RunSpec
@@ -52,6 +53,7 @@ class Outcome:
     reused: bool = False
     problem: str = ""
     where: str = ""
+    device_lost: bool = False
 
 
 def label(spec: RunSpec) -> str:
@@ -190,12 +192,10 @@ def attempt(
     except Exception as error:
         if os.environ.get("MLBENCH_DEBUG"):
             traceback.print_exc()
-        problem = _problem(error, spec.recipe)
-    if (
-        ingredients.device.type == "cuda"
-    ):  # outside of the handler, where the run's tensors are gone
-        torch.cuda.empty_cache()
-    return failed(spec, out, problem)
+        problem, lost = _problem(error, spec.recipe), device_lost(error)
+    if ingredients.device.type == "cuda" and not lost:
+        torch.cuda.empty_cache()  # outside of the handler, where the run's tensors are gone
+    return replace(failed(spec, out, problem), device_lost=lost)
 
 
 def failed(spec: RunSpec, out: Path, problem: str) -> Outcome:
@@ -211,6 +211,8 @@ def _problem(error: Exception, recipe: Recipe) -> str:
     if lacking is not None:
         return str(lacking)
     text = " ".join(str(error).split())
+    if device_lost(error):
+        return f"the GPU failed, and this process cannot use it any longer ({text})"
     if out_of_memory(error):
         return (
             f"out of memory with batch.size {recipe.batch.size} and input.size "

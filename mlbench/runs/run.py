@@ -19,6 +19,7 @@ from mlbench.progress import PhaseProgress
 from mlbench.recipes.spec import RunSpec, digest
 from mlbench.records import provenance
 from mlbench.records.migrations import SCHEMA_VERSION
+from mlbench.records.provenance import Execution
 from mlbench.records.record import PROTOCOL_VERSION, Cost, DatasetFacts, EpochRow, RunRecord
 from mlbench.registry import LOSSES
 from mlbench.runs.evaluation import (
@@ -51,6 +52,7 @@ class Trained:
     selected_epoch: int
     part: TrainingPart
     interruptions: int
+    execution: Execution
 
     @property
     def diverged(self) -> bool:
@@ -79,6 +81,7 @@ def run_one(
     Raises:
         Interrupted: a signal asked to stop; what was trained is in a checkpoint.
     """
+    provenance.forget_peak_memory(ingredients.device.type)
     with known_state(ingredients.recipe.training.precision, spec.seed):
         return _run_one(spec, ingredients, out, keep)
 
@@ -136,7 +139,16 @@ def train(
     rows = training.rows
     chosen = selection.restore(network, len(rows) - 1)
     seen = len(rows) * sum(trainer.sizes)
-    return Trained(network, loss, tuple(rows), seen, chosen, part, training.interruptions)
+    return Trained(
+        network,
+        loss,
+        tuple(rows),
+        seen,
+        chosen,
+        part,
+        training.interruptions,
+        trainer.execution,
+    )
 
 
 def _identity(spec: RunSpec, ingredients: Ingredients) -> str:
@@ -279,7 +291,7 @@ def _record(
             interruptions=trained.interruptions if trained else 0,
         ),
         provenance=provenance.collect(
-            ingredients.device.type, ingredients.execution if trained else "eager"
+            ingredients.device.type, trained.execution if trained else "eager"
         ),
         queries_sha256=None,
         needs=LOSSES.get(spec.loss.name).needs if trained else "",

@@ -6,6 +6,7 @@ in channels-last layout, which the network normalises as its first layer.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,18 +29,30 @@ class Crops(Protocol):
         ...
 
 
-def open_crops(cache: PixelCache, device: torch.device) -> Crops:
+_RESIDENT_SHARE = 0.4
+"""Of a GPU's memory, for the pixels of all caches together; the rest is for the network."""
+
+
+def open_crops(cache: PixelCache, device: torch.device, resident: int = 0) -> Crops:
     """Return the way to cut crops that suits the device.
 
-    A GPU gets the whole cache if that takes at most half of its free memory; the rest is for the
-    network. Otherwise the rows that each batch needs are sent from pinned memory.
+    A GPU gets the whole cache if that takes at most half of its free memory, and all caches at most
+    0.4 of the whole. Otherwise, and where another process has taken the memory meanwhile, the rows
+    that each batch needs are sent from pinned memory.
+
+    Args:
+        cache: of the images.
+        device: to cut on.
+        resident: bytes of other caches that this process keeps there.
     """
     if device.type == "cpu":
         return SlicedCrops(cache)
-    free, _ = torch.cuda.mem_get_info(device)
-    if cache.data.nbytes <= free // 2:
+    free, whole = torch.cuda.mem_get_info(device)
+    needed = cache.data.nbytes
+    if needed <= free // 2 and resident + needed <= _RESIDENT_SHARE * whole:
         cache.image(0)  # raises if the file behind ``data`` was cut off
-        return ResidentCrops(cache, torch.from_numpy(cache.data).to(device))
+        with suppress(torch.cuda.OutOfMemoryError):
+            return ResidentCrops(cache, torch.from_numpy(cache.data).to(device))
     return StreamedCrops(cache, device)
 
 

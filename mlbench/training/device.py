@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,10 +20,16 @@ _NO_MEMORY = ("alloc_cpu", "out of memory", "alloc_failed", "allocation_failed")
 
 
 def execution(device: torch.device, *, compiled: bool) -> Execution:
-    """Return how training steps are executed on ``device``, as records call it."""
+    """Return how training steps are asked to be executed on ``device``, as records call it."""
     if not compiled:
         return "eager"
     return "cuda-graph" if device.type == "cuda" else "compile"
+
+
+def graphs_skipped() -> int:
+    """Return how often torch compiled without capturing a CUDA graph, of which it only logs."""
+    counters = importlib.import_module("torch._dynamo.utils").counters
+    return counters["inductor"]["cudagraph_skips"]
 
 
 def compile_network(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -68,6 +75,17 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def device_lost(error: BaseException) -> bool:
+    """Tell whether a GPU has failed so that every further call of this process fails too.
+
+    Such is what CUDA reports after a failed assertion in a kernel or an illegal address, but for a
+    lack of memory, which the next run may not meet.
+    """
+    accelerator = getattr(torch, "AcceleratorError", ())  # torch 2.8 and newer
+    words = isinstance(error, RuntimeError) and "cuda error:" in str(error).lower()
+    return (isinstance(error, accelerator) or words) and not out_of_memory(error)
+
+
 def resolve_device(name: str) -> torch.device:
     """Return the device for ``auto``, ``cpu`` or ``cuda``; MlbenchError if there is none."""
     if name not in ("auto", "cpu", "cuda"):
@@ -77,6 +95,11 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """Return ``cpu``, or the GPU's model: figures of another model differ in their last digits."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:

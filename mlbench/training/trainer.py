@@ -19,9 +19,16 @@ from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry
 from mlbench.progress import Progress
 from mlbench.recipes.spec import OptimizerSpec, Recipe
+from mlbench.records.provenance import Execution
 from mlbench.system.interrupts import held
 from mlbench.training.batches import InputSource
-from mlbench.training.device import compile_network, rehearsal, to_device
+from mlbench.training.device import (
+    compile_network,
+    execution,
+    graphs_skipped,
+    rehearsal,
+    to_device,
+)
 from mlbench.training.network import Embedder
 from mlbench.training.sampler import batch_sizes, epoch_batches
 
@@ -96,6 +103,7 @@ class Trainer:
         self.position = self._position(-1, np.random.default_rng())
         self._restored = False
         self._compiled: Callable[[Tensor], Tensor] | None = None
+        self.execution: Execution = "eager"
 
     def compile(self) -> None:
         """Compile the network's passes over full batches; incomplete ones stay as they are.
@@ -113,6 +121,7 @@ class Trainer:
         inputs = self.source.test_batch(np.arange(size))
         first = max(self.position.epoch, 0)
         kinds = {first, max(first, schedule.warmup)} & set(range(schedule.epochs))
+        skipped = graphs_skipped()
         with rehearsal(self.network, self.device):
             for epoch in sorted(kinds):
                 self._set_rates(epoch)
@@ -120,6 +129,9 @@ class Trainer:
                     # Gradients live in a CUDA graph's memory, which its next pass takes.
                     self.network.zero_grad(set_to_none=True)
                     self._embeddings(inputs).sum().backward()
+        self.execution = execution(self.device, compiled=True)
+        if graphs_skipped() > skipped:
+            self.execution = "compile"
 
     def epoch(self, epoch: int, progress: Progress | None = None) -> Epoch:
         """Train the 0-based ``epoch``, or the rest of it after ``restore``.

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,15 +18,17 @@ from click.testing import CliRunner
 from helpers.settings import QUICK
 
 from mlbench.cli import main
+from mlbench.errors import MlbenchError
 from mlbench.recipes.plan import Plan, Request, make_plan
 from mlbench.records import store
 from mlbench.records.record import RunRecord
-from mlbench.runs.executors.crew import Crew, Note, Phase
+from mlbench.runs import outcomes as outcomes_module
+from mlbench.runs.executors.crew import Crew, Finished, Note, Phase
 from mlbench.runs.executors.dispatch import run_all
-from mlbench.runs.executors.local import Local, threads_per_job, visible_gpus
+from mlbench.runs.executors.local import Local, _Child, threads_per_job, visible_gpus
 from mlbench.runs.executors.maker import Inline
 from mlbench.runs.executors.options import ExecutorOptions
-from mlbench.runs.outcomes import Outcome, label, with_baselines
+from mlbench.runs.outcomes import Outcome, failed, label, with_baselines
 
 SET = [f"--set={key}={value}" for key, value in QUICK.items()]
 
@@ -321,3 +325,63 @@ def test_ray_makes_the_same_records_and_a_lost_run_again(
     assert damaged.with_suffix(".damaged").read_text() == "{"
     assert [note for note in notes if note.startswith("softtriple seed 0: its process")] == notes
     assert len(notes) == 1
+
+
+def test_a_lost_gpu_ends_the_runs_of_this_process(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    cleared: list[bool] = []
+    monkeypatch.setattr(outcomes_module, "make_run", lost)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: cleared.append(True))
+    plan = plan_of(photos, "softtriple", seeds=3)
+    with pytest.raises(MlbenchError, match=r"untrained seed 0: the GPU failed.*same command"):
+        run(plan, tmp_path / "out", Inline())
+    assert not cleared  # it would fail as well
+
+
+def test_a_process_that_lost_its_gpu_is_replaced(photos: Path) -> None:
+    (spec,) = plan_of(photos, "softtriple").runs()
+    lost = Finished(spec, replace(failed(spec, Path(), "the GPU failed"), device_lost=True))
+    child = object.__new__(_Child)
+    child.pipe = SimpleNamespace(recv=lambda: lost)  # pyright: ignore[reportAttributeAccessIssue]
+    child.spec, child.dead = spec, False
+    assert child.hear() is lost
+    assert child.dead
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ("0,1", ["0", "1"]),
+        ("0,-1,1", ["0"]),
+        ("-1", []),
+        ("GPU-8f2, MIG-1", ["GPU-8f2", "MIG-1"]),
+    ],
+)
+def test_gpus_are_dealt_out_as_cuda_sees_them(
+    monkeypatch: pytest.MonkeyPatch, given: str, seen: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert visible_gpus() == seen
+
+
+@pytest.mark.parametrize(("device", "calls"), [("cuda", 1), ("cpu", 0)])
+def test_a_ray_worker_with_a_gpu_makes_one_run(ray: Any, device: str, calls: int) -> None:
+    """Ray keeps a worker, and its CUDA context, unless both are in the declaration."""
+    from mlbench.runs.executors.ray import Ray
+
+    declared: list[dict[str, Any]] = []
+
+    def remote(**options: Any) -> Any:
+        declared.append(options)
+        return lambda function: function
+
+    crew: Any = object.__new__(Ray)
+    crew.options, crew._connected, crew._news = ExecutorOptions("ray"), True, []
+    crew._ray = SimpleNamespace(remote=remote, cluster_resources=lambda: {"GPU": 2.0}, nodes=list)
+    crew.begin(SimpleNamespace(), SimpleNamespace(device=device))
+    (options,) = declared
+    assert (options["num_gpus"], options["max_calls"]) == (calls, calls)

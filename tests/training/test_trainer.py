@@ -103,6 +103,20 @@ def test_too_few_images_for_a_batch_are_not_compiled() -> None:
     assert one._compiled is None
 
 
+@pytest.mark.parametrize(("skipped", "said"), [(0, "cuda-graph"), (1, "compile")])
+def test_a_record_says_cuda_graph_only_where_one_was_captured(
+    monkeypatch: pytest.MonkeyPatch, skipped: int, said: str
+) -> None:
+    counts = iter([3, 3 + skipped])
+    monkeypatch.setattr(module, "graphs_skipped", lambda: next(counts))
+    monkeypatch.setattr(module, "execution", lambda *_, **__: "cuda-graph")
+    monkeypatch.setattr(module, "compile_network", lambda network, _: network)
+    one = trainer(recipe())
+    assert one.execution == "eager"
+    one.compile()
+    assert one.execution == said
+
+
 @pytest.mark.parametrize("entered", ["compile", "epoch"])
 def test_no_gradient_is_alive_where_a_compiled_pass_begins(
     monkeypatch: pytest.MonkeyPatch, entered: str

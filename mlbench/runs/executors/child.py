@@ -52,7 +52,10 @@ def _serve(pipe: Connection, name: str, threads: int) -> None:
     maker = Maker(name, report)
     while True:
         spec, site = pipe.recv()
-        pipe.send(Finished(spec, maker.make(spec, site)))
+        outcome = maker.make(spec, site)
+        pipe.send(Finished(spec, outcome))
+        if outcome and outcome.device_lost:
+            raise EOFError  # the parent starts another process in its place
 
 
 def _end_with_parent() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from itertools import takewhile
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -119,6 +120,7 @@ class _Child:
             return Lost(spec, self.name, _reason(self.process.exitcode))
         if isinstance(message, Finished):
             self.spec = None
+            self.dead = bool(message.outcome and message.outcome.device_lost)
         return message
 
 
@@ -143,5 +145,7 @@ def visible_gpus() -> list[str]:
     """Return what ``CUDA_VISIBLE_DEVICES`` calls the GPUs that this process sees."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given:
-        return [name.strip() for name in given.split(",") if name.strip()]
+        names = (name.strip() for name in given.split(","))
+        # CUDA hides what follows the first number below zero.
+        return [*takewhile(lambda name: name and not name.startswith("-"), names)]
     return [str(i) for i in range(torch.cuda.device_count())]

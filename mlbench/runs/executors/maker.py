@@ -41,8 +41,14 @@ class Inline:
         return bool(self._finished)
 
     def start(self, spec: RunSpec) -> None:
-        """Make the run."""
-        self._finished.append(Finished(spec, attempt(spec, self._ingredients, self._out)))
+        """Make the run; MlbenchError if the GPU failed, as no other run can be made then."""
+        outcome = attempt(spec, self._ingredients, self._out)
+        if outcome and outcome.device_lost:
+            raise MlbenchError(
+                f"{label(spec)}: {outcome.problem}; the same command goes on with the other "
+                "runs, and MLBENCH_DEBUG=1 shows where it failed"
+            )
+        self._finished.append(Finished(spec, outcome))
 
     def events(self) -> list[Event]:
         """Return what was finished since the last call."""

@@ -89,8 +89,13 @@ class Ray:
         if gpus is None:
             some = self._ray.cluster_resources().get("GPU", 0) > 0
             gpus = 1 if site.device == "cuda" or (some and site.device != "cpu") else 0
-        wanted = {"num_cpus": self.options.cpus_per_run, "num_gpus": gpus}
-        self._make = self._ray.remote(_make).options(max_retries=0, **wanted)
+        # A worker that keeps its CUDA context, and its GPU's pixels, must not outlive its run.
+        self._make = self._ray.remote(
+            num_cpus=self.options.cpus_per_run,
+            num_gpus=gpus,
+            max_calls=1 if gpus else 0,
+            max_retries=0,
+        )(_make)
         self._tell_if_none_fits({"CPU": self.options.cpus_per_run, "GPU": gpus})
 
     def _connect(self) -> None:
