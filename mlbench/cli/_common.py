@@ -15,6 +15,7 @@ import click
 
 from mlbench.cli import _complete
 from mlbench.cli._executor import EXECUTOR_OPTIONS, gathering_executor
+from mlbench.cli._lines import ProgressLines
 from mlbench.errors import MlbenchError, printable
 from mlbench.system.interrupts import exit_code, install
 from mlbench.system.machine import lack
@@ -220,12 +221,16 @@ def report_failures(failed: Sequence[Outcome]) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show one bar on standard error while something runs, if that is a terminal."""
+    """Show one bar on standard error while something runs, or lines if that is no terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+    if not console.is_terminal:
+        lines = ProgressLines(lambda line: click.echo(printable(line), err=True))
+        yield functools.partial(lines.show, "")
+        return
+    with Progress(console=console, transient=True) as bars:
         task = bars.add_task("loading", total=None)
         yield lambda phase, done, total: bars.update(
             task, description=phase, completed=done, total=total

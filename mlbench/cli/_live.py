@@ -1,7 +1,7 @@
 """Making runs in front of a person: live progress, a line for each finished run, Ctrl-C.
 
-On a terminal, one bar counts the runs and others show what is under way. Anywhere else, each
-finished run is one line and nothing is drawn.
+On a terminal, one bar counts the runs and others show what is under way. Anywhere else nothing is
+drawn: each finished run is a line, and so is what is under way, every minute or so.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from mlbench.cli._lines import ProgressLines
 from mlbench.errors import printable
 from mlbench.runs.executors.options import ExecutorOptions
 from mlbench.runs.tracking import TrackerSpec, Tracking
@@ -80,6 +81,7 @@ class LiveRuns:
         self._tasks: dict[str, TaskID] = {}
         self.console = Console(stderr=True)
         self._wide = self.console.width >= _WIDE
+        self._lines = None if self.console.is_terminal else ProgressLines(self._print)
         self.bars = Progress(
             *_columns(self.console.width),
             console=self.console,
@@ -90,7 +92,8 @@ class LiveRuns:
 
     def __enter__(self) -> Self:
         self.bars.start()
-        self._show("", "loading torch", "", 0, 0)
+        if not self._lines:  # a wrong option is found only now, and is all there is to say then
+            self._show("", "loading torch", "", 0, 0)
         return self
 
     def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
@@ -160,6 +163,9 @@ class LiveRuns:
         self._show(event.where, text, event.phase, event.done, event.total)
 
     def _show(self, where: str, text: str, phase: str, done: int, total: int) -> None:
+        if self._lines:
+            self._lines.show(where, text, done, total)
+            return
         if where not in self._tasks:
             self._tasks[where] = self.bars.add_task("")
         images = phase.startswith(_TRAINING) or "images" in phase

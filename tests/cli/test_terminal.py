@@ -16,6 +16,7 @@ from helpers.runs import PLAN, RUNS, record
 from rich.console import Console
 
 from mlbench.cli import main
+from mlbench.cli._lines import ProgressLines
 from mlbench.cli._live import LiveRuns, _Count
 from mlbench.recipes.reading import recipe_names
 from mlbench.registry import LOSSES
@@ -121,7 +122,7 @@ def test_runs_that_were_there_say_nothing_of_the_time_left(matrix: LiveRuns) -> 
 
 def test_quiet_leaves_the_table(photos: Path, tmp_path: Path) -> None:
     loud = run(photos, tmp_path / "out", "--losses", "npairs")
-    lines = loud.stderr.splitlines()
+    lines = [line for line in loud.stderr.splitlines() if line.startswith("[")]
     assert [line[:5] for line in lines] == [f"[{number}/4]" for number in range(1, 5)]
     quiet = run(photos, tmp_path / "out", "--losses", "npairs,triplet", "-q")
     assert quiet.exit_code == 0
@@ -232,3 +233,30 @@ def test_differences_are_read_by_scripts_as_values() -> None:
     assert isinstance(changed, dict)
     assert changed["input.test_resize"] == {"a": 224, "b": 256}
     assert read("diff", "paper", "paper") == {}
+
+
+def test_without_a_terminal_a_phase_is_a_line_and_then_one_a_minute() -> None:
+    now, said = [0.0], []
+    lines = ProgressLines(said.append, lambda: now[0])
+    for seconds in range(0, 150, 10):
+        now[0] = float(seconds)
+        lines.show("process 1", f"training a, loss {150 - seconds}", seconds, 150)
+        lines.show("process 2", "loading", 0, 0)
+    lines.show("process 1", "evaluating", 0, 0)
+    assert said == [
+        "training a ...",
+        "loading ...",
+        "training a, loss 90 (40%) ...",
+        "loading ...",
+        "training a, loss 30 (80%) ...",
+        "loading ...",
+        "evaluating ...",
+    ]
+
+
+def test_a_log_tells_what_is_under_way(photos: Path, tmp_path: Path) -> None:
+    result = run(photos, tmp_path / "out", "--losses", "npairs")
+    lines = result.stderr.splitlines()
+    assert "features of the test images ..." in lines
+    assert "training npairs ..." in [line.rpartition(": ")[2] for line in lines]
+    assert "\x1b" not in result.stderr

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner, Result
+from helpers.command import said
 from helpers.settings import QUICK
 from safetensors import safe_open
 
@@ -131,7 +132,7 @@ def test_what_cannot_be_exported_is_one_line(
     monkeypatch.setattr(Model, "forward", branching)
     result = exported(run, "pt2", tmp_path / "net.pt2")
     assert result.exit_code == 2
-    (line,) = result.stderr.strip().splitlines()
+    (line,) = said(result)
     assert line.startswith("Error: cannot export backbone 'convnet' as pt2: ")
     assert not (tmp_path / "net.pt2").exists()
 
@@ -157,5 +158,5 @@ def test_a_run_without_a_model_is_one_line(run: Path, tmp_path: Path) -> None:
     run.with_suffix(".safetensors").unlink()
     result = exported(run, "pt2", tmp_path / "net.pt2")
     assert result.exit_code == 2
-    (line,) = result.stderr.strip().splitlines()
+    (line,) = said(result)
     assert "its model was not kept" in line

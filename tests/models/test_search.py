@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from helpers.command import said
 from helpers.settings import QUICK
 from PIL import Image
 
@@ -39,7 +40,7 @@ def refusal(*command: object) -> str:
     """Return the one line with which a command refuses."""
     result = mlbench_(*command)
     assert result.exit_code == 2, result.output
-    (line,) = result.stderr.strip().splitlines()
+    (line,) = said(result)
     return line
 
 
@@ -101,7 +102,7 @@ def test_ctrl_c_leaves_no_file(
     monkeypatch.setattr("mlbench.models.model.decoded", stop)
     result = mlbench_("embed", run, photos, "-o", tmp_path / "e.npz")
     assert result.exit_code == 130
-    assert result.stderr.strip().splitlines() == ["Stopped."]
+    assert said(result) == ["Stopped."]
     assert list(tmp_path.glob("*e.npz*")) == []
 
 
@@ -282,7 +283,7 @@ def test_what_is_not_read_is_counted_by_every_command(
             warnings.simplefilter("always", DataWarning)
             result = mlbench_(*command)
         assert result.exit_code == 0, result.output
-        warned = {str(each.message) for each in caught} or set(result.stderr.splitlines())
+        warned = {str(each.message) for each in caught} or set(said(result))
         assert len([line for line in warned if line.endswith(wanted)]) == 1, command
 
 
