@@ -133,12 +133,15 @@ class ImageSet:
         labels: ``(N,)`` int64 in ``0 .. len(class_names) - 1``, every class present.
         class_names: the classes, in label order.
         read: decodes image ``i`` to ``(H, W, 3)`` uint8 RGB; raises MlbenchError naming the file.
+        groups: ``(N,)`` int64, numbered alike on all sides: images of one group, such as the frames
+            of a video, never count as each other's neighbours. None if no image has a group.
     """
 
     names: tuple[str, ...]
     labels: Labels
     class_names: tuple[str, ...]
     read: Callable[[int], ImageArray]
+    groups: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -149,16 +152,19 @@ class Dataset:
     """A data set with its class-disjoint split.
 
     Attributes:
-        name: as users type it (without the path of ``folder:PATH``).
+        name: as users type it (without the path of ``folder:PATH`` and ``table:FILE``).
         train: images of the training classes.
         test: images of the test classes, none of which is a training class.
         fingerprint: SHA-256 (hex) over names, labels and image contents of all sides.
-        gallery: images of the test classes, labelled as ``test``, among which each test image is
-            searched; None if each is searched among all other test images.
+        gallery: images among which each test image is searched; None if each is searched among all
+            other test images. Its first classes are those of ``test``, of which some may have no
+            image here; others may follow, of images that are there to be passed over.
         skipped: names of bad images that were left out of it.
         test_class_numbers: numbers of the test classes in the data set's own list of all classes,
             ascending, so that one class has one number in every split; None for the standard
             split, in whose list the training classes come first, then the test classes.
+        validation: images of classes that are neither trained nor tested on, by which epochs and
+            parameters may be selected; None if the data set has none of its own.
     """
 
     name: str
@@ -168,6 +174,7 @@ class Dataset:
     gallery: ImageSet | None = None
     skipped: tuple[str, ...] = ()
     test_class_numbers: tuple[int, ...] | None = None
+    validation: ImageSet | None = None
 
     @property
     def test_numbers(self) -> Labels:
@@ -177,6 +184,12 @@ class Dataset:
         if self.test_class_numbers is not None:
             return np.array(self.test_class_numbers, np.int64)
         return len(self.train.class_names) + np.arange(len(self.test.class_names))
+
+    @property
+    def sides(self) -> dict[str, ImageSet]:
+        """The sides that it has, by name."""
+        sides = {side: getattr(self, side) for side in ("train", "test", "gallery", "validation")}
+        return {side: images for side, images in sides.items() if images is not None}
 
 
 class DatasetLoader(Protocol):

@@ -112,7 +112,7 @@ _RUN_OPTIONS = (
         "--dataset",
         metavar="NAME",
         shell_complete=_complete.datasets,
-        help="Data set, or folder:PATH.",
+        help="Data set, folder:PATH or table:FILE.",
     ),
     click.option(
         "--data-root",
@@ -137,8 +137,9 @@ _RUN_OPTIONS = (
     click.option("--seeds", type=click.IntRange(1, 1000), help="Number of seeds. [default: 1]"),
     click.option(
         "--folds",
-        type=click.IntRange(2),
-        help="Class-disjoint folds of the training classes, each left out of a run.",
+        type=click.IntRange(1),
+        help="Class-disjoint folds of the training classes, each left out of a run; 1 takes the "
+        "data set's own validation images.",
     ),
     click.option(
         "--on-bad-image",

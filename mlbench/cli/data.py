@@ -14,8 +14,9 @@ from mlbench.cli._common import print_list
 from mlbench.errors import MlbenchError
 
 if TYPE_CHECKING:
+    from mlbench.arrays import Labels
     from mlbench.datasets.public import PublicSource
-    from mlbench.interfaces import Dataset
+    from mlbench.interfaces import Dataset, ImageSet
 
 _root_option = click.option(
     "--data-root",
@@ -129,7 +130,10 @@ def fetch(name: str, root: Path | None) -> None:
 @_root_option
 @_json_option
 def verify(name: str, root: Path | None, as_json: bool) -> None:
-    """Check files, counts and split of a data set (also folder:PATH); print its fingerprint."""
+    """Check files, counts and split of a data set; print its fingerprint.
+
+    NAME may also be folder:PATH or table:FILE.
+    """
     facts = _verified(name, root)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
@@ -159,17 +163,25 @@ def _verified(name: str, root: Path | None) -> dict[str, Any]:
 
 
 def _sides(loaded: Dataset) -> dict[str, dict[str, int]]:
-    sides = {"train": loaded.train, "test": loaded.test, "gallery": loaded.gallery}
     return {
-        name: {"images": len(images), "classes": len(images.class_names)}
-        for name, images in sides.items()
-        if images is not None
+        name: {"images": len(images), "classes": _count(images.labels), **_groups(images)}
+        for name, images in loaded.sides.items()
     }
+
+
+def _groups(images: ImageSet) -> dict[str, int]:
+    return {} if images.groups is None else {"groups": _count(images.groups)}
+
+
+def _count(numbers: Labels) -> int:
+    """Return how many different numbers there are."""
+    return len(set(numbers.tolist()))
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
     for side, counts in facts["sides"].items():
-        click.echo(f"{side}: {counts['images']:,} images of {counts['classes']:,} classes")
+        groups = f", in {counts['groups']:,} groups" if "groups" in counts else ""
+        click.echo(f"{side}: {counts['images']:,} images of {counts['classes']:,} classes{groups}")
     official = facts["fingerprint_is_official"]
     note = "that of the official files" if official else "no official one is known to compare with"
     click.echo(f"fingerprint: {facts['fingerprint']} ({note})")

@@ -50,4 +50,11 @@ BUILTIN: tuple[DatasetEntry, ...] = (
         prefix=True,
         needs_root=False,
     ),
+    DatasetEntry(
+        name="table",
+        target="mlbench.datasets.table:load",
+        summary="your table of images (.csv, .tsv, .parquet): path, label, split and more",
+        prefix=True,
+        needs_root=False,
+    ),
 )

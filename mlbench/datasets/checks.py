@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import warnings
@@ -33,8 +34,8 @@ def check_dataset(dataset: Dataset) -> None:
     if not isinstance(dataset, Dataset):
         kind = type(dataset).__name__
         raise MlbenchError(f"the data set's loader returns {kind}, not a Dataset; mend it")
-    for side, images in _sides(dataset).items():
-        problem = _problem(images)
+    for side, images in dataset.sides.items():
+        problem = _problem(images, whole=side != "gallery")
         if problem:
             where = f"data set '{dataset.name}', {side} side"
             raise MlbenchError(f"{where}: {problem}; mend its loader")
@@ -44,22 +45,41 @@ def check_dataset(dataset: Dataset) -> None:
             f"data set '{dataset.name}': test_class_numbers must be {count} whole numbers in "
             "ascending order; mend its loader"
         )
-    shared = sorted(set(dataset.train.class_names) & set(dataset.test.class_names))
-    if shared:
+    _check_classes(dataset)
+
+
+def _check_classes(dataset: Dataset) -> None:
+    """Check that no class that is trained or validated on is on another side as well."""
+    names = {side: set(images.class_names) for side, images in dataset.sides.items()}
+    for side, other in itertools.combinations(names, 2):
+        shared = sorted(names[side] & names[other])
+        if shared and {side, other} != {"test", "gallery"}:
+            raise MlbenchError(
+                f"data set '{dataset.name}' has classes both in {side} and in {other}: "
+                f"{first_few(shared)}; put each on one side only"
+            )
+    gallery, tested = dataset.gallery, dataset.test.class_names
+    if gallery is not None and gallery.class_names[: len(tested)] != tested:
         raise MlbenchError(
-            f"data set '{dataset.name}' has classes on both sides: {first_few(shared)}; "
-            "put each on one side only"
+            f"data set '{dataset.name}': the classes of its gallery must begin with those of its "
+            "test side, in the same order; mend its loader"
         )
 
 
-def _problem(images: ImageSet) -> str:
+def _problem(images: ImageSet, *, whole: bool) -> str:
     labels, count = np.asarray(images.labels), len(images.names)
     if count == 0:
         return "it has no images"
     if labels.shape != (count,) or labels.dtype != np.int64:
         return f"labels must be int64 ({count},), not {labels.dtype} {labels.shape}"
-    if not np.array_equal(np.unique(labels), np.arange(len(images.class_names))):
-        return f"labels must be 0 .. {len(images.class_names) - 1}, every class present"
+    present, classes = np.unique(labels), len(images.class_names)
+    if whole and not np.array_equal(present, np.arange(classes)):
+        return f"labels must be 0 .. {classes - 1}, every class present"
+    if not 0 <= present[0] <= present[-1] < classes:
+        return f"labels must be 0 .. {classes - 1}"
+    groups = None if images.groups is None else np.asarray(images.groups)
+    if groups is not None and (groups.shape != (count,) or groups.dtype != np.int64):
+        return f"groups must be int64 ({count},), not {groups.dtype} {groups.shape}"
     return "" if len(set(images.names)) == count else "a name occurs twice"
 
 
@@ -83,7 +103,7 @@ def without_bad_images(dataset: Dataset, side: int, progress: PhaseProgress) -> 
         return dataset
     listed = list_bad(dataset, [reason for found in bad.values() for reason in found.values()])
     _check_rest(dataset, bad, listed)
-    sides = _sides(dataset)
+    sides = dataset.sides
     skipped = sorted(sides[which].names[i] for which, found in bad.items() for i in found)
     warnings.warn(
         f"{dataset.name}: left out {len(skipped):,} of {sum(map(len, sides.values())):,} images "
@@ -109,11 +129,6 @@ def list_bad(dataset: Dataset, reasons: Iterable[str]) -> Path:
     return path
 
 
-def _sides(dataset: Dataset) -> dict[str, ImageSet]:
-    sides = {"train": dataset.train, "test": dataset.test, "gallery": dataset.gallery}
-    return {which: images for which, images in sides.items() if images is not None}
-
-
 def _screen(dataset: Dataset, side: int, progress: PhaseProgress) -> Bad:
     """Find the images that cannot be read, or take from the cache which they are."""
     key = f"{dataset.fingerprint} {side} {CACHE_VERSION} {PIL.__version__}"
@@ -121,7 +136,7 @@ def _screen(dataset: Dataset, side: int, progress: PhaseProgress) -> Bad:
     bad = _known(path, dataset)
     if bad is None:
         bad = {}
-        for which, images in _sides(dataset).items():
+        for which, images in dataset.sides.items():
             report = functools.partial(progress, f"checking the {which} images")
             bad[which] = find_bad(images, side, report)
         with atomic_file(path) as file:
@@ -133,16 +148,16 @@ def _known(path: Path, dataset: Dataset) -> dict[str, dict[int, str]] | None:
     """Read what was found before; None if there is nothing, or the file is damaged."""
     try:
         table = json.loads(read_regular(path, limit=_MOST_BYTES))
-        bad = {w: {int(i): str(text) for i, text in table[w].items()} for w in _sides(dataset)}
+        bad = {w: {int(i): str(text) for i, text in table[w].items()} for w in dataset.sides}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MlbenchError):
         return None
-    within = (i in range(len(images)) for w, images in _sides(dataset).items() for i in bad[w])
+    within = (i in range(len(images)) for w, images in dataset.sides.items() for i in bad[w])
     return bad if all(within) else None
 
 
 def _check_rest(dataset: Dataset, bad: Bad, listed: Path) -> None:
     """Refuse to go on with what is hardly the data set any more."""
-    for which, images in _sides(dataset).items():
+    for which, images in dataset.sides.items():
         count = len(bad[which])
         if 2 * count > len(images):
             raise MlbenchError(
@@ -151,11 +166,13 @@ def _check_rest(dataset: Dataset, bad: Bad, listed: Path) -> None:
             )
         left = np.bincount(np.delete(images.labels, list(bad[which])))
         hit = {int(images.labels[i]) for i in bad[which]}
-        lost = [images.class_names[c] for c in sorted(hit) if c >= len(left) or left[c] < 2]
+        least = 2 if dataset.gallery is None or which in ("train", "validation") else 1
+        lost = [images.class_names[c] for c in sorted(hit) if c >= len(left) or left[c] < least]
         if lost:
             raise MlbenchError(
-                f"{dataset.name}: bad images (listed in {listed}) leave fewer than two of these "
-                f"{which} classes: {first_few(lost)}; add images to each or remove it"
+                f"{dataset.name}: bad images (listed in {listed}) leave fewer than "
+                f"{('one', 'two')[least - 1]} of these {which} classes: {first_few(lost)}; add "
+                "images to each or remove it"
             )
 
 
@@ -166,4 +183,5 @@ def _without(images: ImageSet, bad: Container[int]) -> ImageSet:
         return images.read(int(kept[i]))
 
     names = tuple(images.names[i] for i in kept)
-    return ImageSet(names, images.labels[kept], images.class_names, read)
+    groups = None if images.groups is None else images.groups[kept]
+    return ImageSet(names, images.labels[kept], images.class_names, read, groups)

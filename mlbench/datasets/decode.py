@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mlbench.arrays import ImageArray
-from mlbench.datasets.formats import open_image, upright
+from mlbench.datasets.formats import open_image, upright, upright_size
 from mlbench.errors import MlbenchError, first_few
 from mlbench.system.regular import IrregularFileError
 
@@ -56,6 +56,18 @@ def decode(path: Path) -> ImageArray:
             return np.array(to_rgb(upright(image)))
     except Exception as error:  # what a damaged file makes Pillow raise is not limited to OSError
         raise MlbenchError(f"cannot read image {path}: {_reason(error, path)}{_MEND}") from error
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Return width and height of an image file as ``decode`` gives them, from its header alone.
+
+    None for a file that cannot be read; ``decode`` says why.
+    """
+    try:
+        with open_image(path) as image:
+            return upright_size(image)
+    except Exception:  # what a damaged file makes Pillow raise is not limited to OSError
+        return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

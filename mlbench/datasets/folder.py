@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlbench.datasets.files import file_dataset, image_files
+from mlbench.datasets.files import file_dataset, gallery_classes, image_files
 from mlbench.datasets.formats import readable_suffixes
 from mlbench.datasets.listing import entries, list_images, loose_images, warn_of_others
 from mlbench.errors import MlbenchError, first_few
@@ -20,8 +20,10 @@ _ROLES = {
     "train": ("train", "training"),
     "test": ("test", "testing"),
     "validation": ("val", "valid", "validation", "dev"),
-    "retrieval": ("query", "queries", "gallery"),
+    "query": ("query", "queries"),
+    "gallery": ("gallery",),
 }
+_GIVEN = (("test", "train"), ("gallery", "query", "train"))
 _FILLERS = ("data", "images", "imgs", "set", "split")
 
 
@@ -33,16 +35,18 @@ class _Class:
     folder: str
 
 
-_Sides = tuple[Sequence[_Class], Sequence[_Class]]
+_Sides = Mapping[str, Sequence[_Class]]
+"""The classes of ``train``, of ``test`` and, if there is one, of a ``gallery``."""
 
 
 def load(path: str, root: Path | None) -> Dataset:
     """Load ``folder:PATH``: its folders, sorted by name, are the classes.
 
     The first half of the classes (one more if their number is odd) is to train on, the rest to
-    test on; where the folders are ``train`` and ``test``, the class folders in them are the two
-    sides. Images count wherever they lie below their class folder. Hidden files and folders are
-    passed over; whatever else is passed over is counted in a warning.
+    test on; where the folders are ``train`` and ``test``, or ``train``, ``query`` and ``gallery``,
+    the class folders in them are the sides. Images count wherever they lie below their class
+    folder. Hidden files and folders are passed over; whatever else is passed over is counted in a
+    warning.
 
     Args:
         path: the folder; relative to ``root`` if that is given.
@@ -56,17 +60,17 @@ def load(path: str, root: Path | None) -> Dataset:
     name = f"folder:{Path(os.path.realpath(folder)).name}"
     sides = _sides(folder)
 
-    listings = {c: list_images(folder, c.folder) for side in sides for c in side}
+    listings = {c: list_images(folder, c.folder) for side in sides.values() for c in side}
     above = {folder / Path(c.folder).parent for c in listings} or {folder}
     warn_of_others(name, [*map(loose_images, sorted({folder, *above})), *listings.values()])
 
     images = {c: listing.images for c, listing in listings.items()}
     _check(folder, sides, images)
-    return file_dataset(name, folder, *(_image_set(folder, side, images) for side in sides))
+    made = {side: _image_set(folder, side, sides, images) for side in sides}
+    return file_dataset(name, folder, made["train"], made["test"], made.get("gallery"))
 
 
 def _sides(folder: Path) -> _Sides:
-    """Return the classes to train on and those to test on."""
     names = _folders(folder)
     roles = {name: role for name in names if (role := _role(name))}
     trains = [name for name, role in roles.items() if role == "train"]
@@ -76,7 +80,7 @@ def _sides(folder: Path) -> _Sides:
 
     half = (len(names) + 1) // 2
     classes = [_Class(name, name) for name in names]
-    return classes[:half], classes[half:]
+    return {"train": classes[:half], "test": classes[half:]}
 
 
 def _folders(folder: Path) -> list[str]:
@@ -100,40 +104,43 @@ def _role(name: str) -> str | None:
 def _given_split(folder: Path, names: Sequence[str], roles: Mapping[str, str]) -> _Sides:
     """Return the sides of a folder that is split into parts already."""
     where = f"{folder} is split into {first_few(names)}"
-    if "retrieval" in roles.values():
+    if len(roles) < len(names) or tuple(sorted(roles.values())) not in _GIVEN:
         raise MlbenchError(
-            f"{where}; queries and a gallery cannot be given as folders: put the class folders to "
-            "test on, with the images of both, into 'test', and those to train on into 'train'"
+            f"{where}; mlbench takes 'train' and 'test', or 'train', 'query' and 'gallery', and "
+            "draws validation classes from those to train on: move the class folders into these, "
+            "and all else elsewhere"
         )
-    if sorted(roles.values()) != ["test", "train"] or len(names) != 2:
-        raise MlbenchError(
-            f"{where}; only 'train' and 'test' are taken, and validation classes are drawn from "
-            "those to train on: move the class folders into these two, and all else elsewhere"
-        )
-    train, test = sorted(names, key=lambda name: roles[name] == "test")
-    sides = [[_Class(c, f"{part}/{c}") for c in _folders(folder / part)] for part in (train, test)]
-    _check_split(where, sides[0], sides[1])
-    return sides[0], sides[1]
+    part = {"test" if role == "query" else role: name for name, role in roles.items()}
+    sides = {
+        side: [_Class(c, f"{part[side]}/{c}") for c in _folders(folder / part[side])]
+        for side in ("train", "test", "gallery")
+        if side in part
+    }
+    _check_split(where, sides)
+    return sides
 
 
-def _check_split(where: str, train: Sequence[_Class], test: Sequence[_Class]) -> None:
-    """Check that the parts hold class folders, none of which is in both."""
-    if len(train) < 2 or len(test) < 2:
+def _check_split(where: str, sides: _Sides) -> None:
+    """Check that the parts hold class folders, and that none to train on is in another one."""
+    if any(len(classes) < 2 for classes in sides.values()):
+        counts = first_few([str(len(classes)) for classes in sides.values()])
         raise MlbenchError(
-            f"{where}, which hold {len(train)} and {len(test)} class folders; put at least 2 with "
-            "the images of a class each into both, or all class folders beside each other"
+            f"{where}, which hold {counts} class folders; put at least 2 with the images of a "
+            "class each into every one, or all class folders beside each other"
         )
-    trained = {_folded(c.name) for c in train}
-    shared = [c.name for c in test if _folded(c.name) in trained]
+    trained = {folded(c.name) for c in sides["train"]}
+    tested = [*sides["test"], *sides.get("gallery", ())]
+    shared = list(dict.fromkeys(c.name for c in tested if folded(c.name) in trained))
     if shared:
         raise MlbenchError(
-            f"{where}, with the same classes in both: {first_few(shared)}; mlbench tests on "
+            f"{where}, with the same classes to train and to test on: {first_few(shared)}; "
+            "mlbench tests on "
             "classes that were not trained on: put all images of a class into one folder, and "
             "these folders beside each other"
         )
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """Return what names have in common that differ in case or in how accents are encoded."""
     return unicodedata.normalize("NFC", name).casefold()
 
@@ -149,17 +156,20 @@ def _check(folder: Path, sides: _Sides, images: Mapping[_Class, Sequence[str]]) 
             f"{folder} has {len(images)} class folder(s) and needs at least 4, two to train on "
             "and two to test on; add class folders"
         )
-    _check_sizes(folder, {c.folder: len(images[c]) for side in sides for c in side})
+    sizes = {side: {c.folder: len(images[c]) for c in classes} for side, classes in sides.items()}
+    for side, counts in sizes.items():
+        # One image of a query's class is enough where it is searched in a gallery.
+        _check_sizes(folder, counts, 2 if side == "train" or "gallery" not in sides else 1)
 
 
-def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
+def _check_sizes(folder: Path, sizes: Mapping[str, int], least: int) -> None:
     empty = [name for name, size in sizes.items() if not size]
     if empty:
         raise MlbenchError(
             f"no images in these class folders in {folder}: {first_few(empty)}; "
-            "add at least two images to each or remove it"
+            f"add at least {('one image', 'two images')[least - 1]} to each or remove it"
         )
-    single = [name for name, size in sizes.items() if size == 1]
+    single = [name for name, size in sizes.items() if size < least]
     if single:
         raise MlbenchError(
             f"only one image in these class folders in {folder}: {first_few(single)}; "
@@ -168,8 +178,12 @@ def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
 
 
 def _image_set(
-    folder: Path, classes: Sequence[_Class], images: Mapping[_Class, Sequence[str]]
+    folder: Path, side: str, sides: _Sides, images: Mapping[_Class, Sequence[str]]
 ) -> ImageSet:
-    names = [file for c in classes for file in images[c]]
-    labels = [label for label, c in enumerate(classes) for _ in images[c]]
-    return image_files(folder, names, labels, [c.name for c in classes])
+    names = [file for c in sides[side] for file in images[c]]
+    classes = [c.name for c in sides[side]]
+    if side == "gallery":
+        classes = gallery_classes((c.name for c in sides["test"]), classes)
+    number = {name: label for label, name in enumerate(classes)}
+    labels = [number[c.name] for c in sides[side] for _ in images[c]]
+    return image_files(folder, names, labels, classes)

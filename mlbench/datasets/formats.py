@@ -141,6 +141,13 @@ def upright(image: Image.Image) -> Image.Image:
     return image
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height that ``upright`` gives an image, whose pixels need not be there."""
+    width, height = image.size
+    # Orientations of 5 and above lay an image on its side.
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
 def _orientation(image: Image.Image) -> object:
     try:
         # Those of a TIFF are in memory; getexif would read its file again.

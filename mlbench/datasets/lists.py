@@ -106,7 +106,7 @@ def check_files(source: Path, folder: Path, paths: Sequence[str]) -> None:
         raise MlbenchError(f"{source}: {first_few(outside)} is not below {folder}; {MEND}")
     if len(set(paths)) != len(paths):
         raise MlbenchError(f"{source}: an image is listed twice; {MEND}")
-    missing = [path for path in paths if not _is_file(folder / path)]
+    missing = [path for path in paths if not is_file(folder / path)]
     if missing:
         raise MlbenchError(
             f"{len(missing)} files of {source} are missing in {folder}: {first_few(missing)}; "
@@ -114,10 +114,11 @@ def check_files(source: Path, folder: Path, paths: Sequence[str]) -> None:
         )
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Tell whether a path leads to a file; False for one that no file can have."""
     try:
         return path.is_file()
-    except OSError:  # a name that is too long, for instance
+    except (OSError, ValueError):  # a name that is too long, for instance
         return False
 
 

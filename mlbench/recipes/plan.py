@@ -83,7 +83,7 @@ class Request:
         benchmark: a benchmark TOML.
         recipe: name of a shipped recipe, or a recipe TOML.
         losses: names.
-        dataset: a data set's name; a path may follow ``folder:``.
+        dataset: a data set's name; a path may follow ``folder:`` and ``table:``.
         data_root: folder of its files.
         backbone: a backbone's name.
         seeds: number of seeds.
@@ -253,10 +253,11 @@ def _resolve_files(table: dict[str, Any], root: Path | None) -> tuple[dict[str, 
     files = Files(data_root=None if root is None else root.absolute())
     data, backbone = dict(table.get("data", {})), dict(table.get("backbone", {}))
     name, weights = data.get("name"), backbone.get("weights")
-    if isinstance(name, str) and name.startswith("folder:"):
+    kind, colon, given = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if colon and kind in ("folder", "table"):
         # Unlike Path.resolve, this raises nothing where links go in a circle.
-        path = Path(os.path.realpath(expanded(Path(root or "", name.removeprefix("folder:")))))
-        data["name"] = f"folder:{path.name}"
+        path = Path(os.path.realpath(expanded(Path(root or "", given))))
+        data["name"] = f"{kind}:{path.name}"
         files = replace(files, data_root=path.parent)
     if isinstance(weights, str) and not _is_weights_name(weights):
         path = expanded(weights).absolute()

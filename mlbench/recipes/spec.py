@@ -188,7 +188,7 @@ class SelectionSpec:
             best R@1 on the test classes: dishonest, there to measure by how much it inflates, and
             marked wherever it is shown.
         folds: class-disjoint parts of the training classes, of which fold k is the validation
-            part of run k; 0 trains on all classes.
+            part of run k; 1 validates on the data set's own validation images; 0 on none.
         patience: unless ``last``, stop after so many epochs without improvement; 0 never.
     """
 
@@ -238,12 +238,13 @@ class Recipe:
                 f"recipe: optimizer {self.optimizer.name} has no momentum to set; leave "
                 "optimizer.momentum out or set it to usual"
             )
-        if self.selection.rule == "validation" and self.selection.folds < 2:
-            raise MlbenchError("recipe: selection.rule 'validation' needs selection.folds >= 2")
+        if self.selection.rule == "validation" and not self.selection.folds:
+            raise MlbenchError(
+                "recipe: selection.rule 'validation' needs selection.folds: 2 or more, or 1 for "
+                "the data set's own validation images"
+            )
         if 1 not in self.evaluation.ks or len(set(self.evaluation.ks)) != len(self.evaluation.ks):
             raise MlbenchError("recipe: evaluation.ks must hold 1, and no value twice")
-        if self.selection.folds == 1:
-            raise MlbenchError("recipe: selection.folds must be 0 (none) or at least 2")
         if self._largest_rate() > math.log(_LARGEST_SINGLE):
             raise MlbenchError(
                 f"recipe: schedule.decay {self.schedule.decay:g} raises a learning rate above "

@@ -13,8 +13,7 @@ from mlbench.metrics.evaluation import QueryResults, evaluate_queries, nmi, summ
 from mlbench.metrics.ties import TIE
 from mlbench.recipes.spec import RunSpec
 from mlbench.records.totals import RunTotals, totals_by_class
-from mlbench.runs.ingredients import Ingredients, TrainingPart
-from mlbench.training.batches import Subset
+from mlbench.runs.ingredients import Ingredients, TrainingPart, Validation
 from mlbench.training.embed import embed
 from mlbench.training.network import Embedder
 
@@ -30,8 +29,7 @@ class Selection:
         self.ingredients, self.seed = ingredients, spec.seed
         self.best: tuple[float, int, dict[str, Tensor]] | None = None
         if self.rule == "validation":
-            self.labels = ingredients.images("train").labels[part.validation]
-            self.source = Subset(ingredients.inputs("train", spec.seed), part.validation)
+            self.validation = ingredients.validation(part, spec.seed)
         elif self.rule == "test-best":
             for side in ingredients.evaluated:
                 ingredients.inputs(side, spec.seed)
@@ -50,8 +48,8 @@ class Selection:
     def _value(self, network: Embedder) -> float | None:
         """Return MAP@R on validation classes or R@1 on test classes; None without directions."""
         if self.rule == "validation":
-            embeddings = embed(network, self.source)
-            search, metric = functools.partial(evaluate_queries, labels=self.labels), "MAP@R"
+            embeddings = embed(network, self.validation.source)
+            search, metric = functools.partial(validate, validation=self.validation), "MAP@R"
         else:
             embeddings = embed_evaluated(network, self.ingredients, self.seed)
             search, metric = functools.partial(_retrieve, ingredients=self.ingredients), "R@1"
@@ -98,12 +96,25 @@ def embed_evaluated(network: nn.Module, ingredients: Ingredients, seed: int) -> 
 
 def _retrieve(embeddings: Tensor, ingredients: Ingredients) -> QueryResults:
     """Search each query among the others, or in the gallery if the data set has one."""
-    labels, ks = ingredients.images("test").labels, ingredients.recipe.evaluation.ks
+    tested, ks = ingredients.images("test"), ingredients.recipe.evaluation.ks
     gallery = ingredients.dataset.gallery
     if gallery is None:
-        return evaluate_queries(embeddings, labels, ks=ks)
-    queries, rows = embeddings.split([len(labels), len(gallery)])
-    return evaluate_queries(queries, labels, gallery=rows, gallery_labels=gallery.labels, ks=ks)
+        return evaluate_queries(embeddings, tested.labels, groups=tested.groups, ks=ks)
+    queries, rows = embeddings.split([len(tested), len(gallery)])
+    return evaluate_queries(
+        queries,
+        tested.labels,
+        gallery=rows,
+        gallery_labels=gallery.labels,
+        groups=tested.groups,
+        gallery_groups=gallery.groups,
+        ks=ks,
+    )
+
+
+def validate(embeddings: Tensor, validation: Validation) -> QueryResults:
+    """Search each validation image among the others."""
+    return evaluate_queries(embeddings, validation.labels, groups=validation.groups)
 
 
 def evaluate_run(embeddings: Tensor, ingredients: Ingredients, seed: int) -> Evaluation:

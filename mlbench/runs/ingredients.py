@@ -25,14 +25,14 @@ from mlbench.registry import BACKBONES, DATASETS, PROGRAM
 from mlbench.system.files import cache_dir
 from mlbench.system.known_state import known_state
 from mlbench.system.process import memory_released
-from mlbench.training.batches import FeatureSource, ImageSource, InputSource
+from mlbench.training.batches import FeatureSource, ImageSource, InputSource, Subset
 from mlbench.training.crops import Crops, ResidentCrops, open_crops
 from mlbench.training.device import device_name, execution
 from mlbench.training.embed import embed_batches
 from mlbench.training.features import cached_features
 from mlbench.training.network import Embedder, Trunk, build_head
 
-Side = Literal["train", "test", "gallery"]
+Side = Literal["train", "test", "gallery", "validation"]
 
 # To be raised when the same recipe would give other features.
 _FEATURES_VERSION = 1
@@ -45,7 +45,8 @@ class TrainingPart:
     Attributes:
         members: positions in the data set's training side.
         labels: their classes, renumbered ``0 .. C - 1``.
-        validation: positions of the images of the fold's classes; empty without folds.
+        validation: positions of the images of the fold's classes; empty without folds, and where
+            the data set has a validation side of its own.
     """
 
     members: Indices
@@ -56,11 +57,12 @@ class TrainingPart:
 def training_part(labels: Labels, recipe: Recipe, seed: int, fold: int | None) -> TrainingPart:
     """Take the fold's classes and the hold-out away from the training images.
 
-    Folds are contiguous parts of the sorted classes, as in Musgrave et al. 2020; the hold-out is
-    drawn with the run's seed.
+    Folds are contiguous parts of the sorted classes, as in Musgrave et al. 2020; a single fold is
+    the data set's own validation side and takes nothing away. The hold-out is drawn with the run's
+    seed.
     """
     in_fold = np.zeros(len(labels), dtype=np.bool_)
-    if fold is not None:
+    if fold is not None and recipe.selection.folds > 1:
         parts = np.array_split(np.unique(labels), recipe.selection.folds)
         in_fold = np.isin(labels, parts[fold])
     members = np.flatnonzero(~in_fold)
@@ -70,6 +72,15 @@ def training_part(labels: Labels, recipe: Recipe, seed: int, fold: int | None) -
         members = np.sort(rng.permutation(members)[held:])
     _, renumbered = np.unique(labels[members], return_inverse=True)
     return TrainingPart(members, renumbered.astype(np.int64), np.flatnonzero(in_fold))
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """Images that a network is validated on: what it reads, their classes and their groups."""
+
+    source: InputSource
+    labels: Labels
+    groups: Labels | None
 
 
 class Ingredients:
@@ -99,7 +110,17 @@ class Ingredients:
             side = max(self.recipe.input.train_resize, self.recipe.input.test_resize)
             dataset = without_bad_images(dataset, side, self.progress)
         folds = self.recipe.selection.folds
-        if folds and len(dataset.train.class_names) < 2 * folds:
+        if (folds == 1) > (dataset.validation is not None):
+            raise MlbenchError(
+                f"selection.folds: 1 fold is the data set's own validation images, and "
+                f"{dataset.name} has none; give 2 or more, or 0"
+            )
+        if folds > 1 and dataset.validation is not None:
+            raise MlbenchError(
+                f"selection.folds: {dataset.name} has validation images of its own, which 1 fold "
+                f"validates on, and no {folds} are drawn; give --folds 1"
+            )
+        if folds > 1 and len(dataset.train.class_names) < 2 * folds:
             raise MlbenchError(
                 f"selection.folds: {folds} folds need at least {2 * folds} training classes, "
                 f"{dataset.name} has {len(dataset.train.class_names)}"
@@ -116,6 +137,8 @@ class Ingredients:
         inputs = self.recipe.input
         needed: list[tuple[Side, int]] = [("train", inputs.test_resize)]
         needed.extend((side, inputs.test_resize) for side in self.evaluated)
+        if self.recipe.selection.folds == 1:
+            needed.append(("validation", inputs.test_resize))
         if self.recipe.backbone.trunk == "train":
             needed.append(("train", inputs.train_resize))
         reasons: list[str] = []
@@ -145,6 +168,16 @@ class Ingredients:
     def evaluated(self) -> tuple[Side, ...]:
         """The sides that are embedded to evaluate a network: queries, then a gallery if any."""
         return ("test",) if self.dataset.gallery is None else ("test", "gallery")
+
+    def validation(self, part: TrainingPart, seed: int) -> Validation:
+        """Return what a run validates on: its fold, or the data set's own validation side."""
+        if self.recipe.selection.folds == 1:
+            images = self.images("validation")
+            return Validation(self.inputs("validation", seed), images.labels, images.groups)
+        images, members = self.images("train"), part.validation
+        groups = None if images.groups is None else images.groups[members]
+        source = Subset(self.inputs("train", seed), members)
+        return Validation(source, images.labels[members], groups)
 
     @functools.cached_property
     def weights_id(self) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mlbench.errors import MlbenchError, MlbenchWarning
-from mlbench.metrics.evaluation import evaluate_queries, summarize
+from mlbench.metrics.evaluation import summarize
 from mlbench.progress import PhaseProgress
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec, canonical, digest
@@ -31,7 +31,7 @@ from mlbench.records.trials import (
     with_folds,
 )
 from mlbench.registry import LOSSES
-from mlbench.runs.evaluation import has_directions
+from mlbench.runs.evaluation import has_directions, validate
 from mlbench.runs.ingredients import Ingredients
 from mlbench.runs.run import Stopwatch, train
 from mlbench.runs.search import (
@@ -45,7 +45,6 @@ from mlbench.runs.search import (
 from mlbench.system.known_state import known_state
 from mlbench.system.machine import raise_lack
 from mlbench.system.regular import open_regular
-from mlbench.training.batches import Subset
 from mlbench.training.embed import embed
 
 if TYPE_CHECKING:
@@ -170,12 +169,11 @@ def _evaluate_fold(spec: RunSpec, ingredients: Ingredients) -> tuple[float | Non
     trained = train(spec, ingredients, Stopwatch())
     if trained.diverged:
         return None, trained.images_seen
-    members = trained.part.validation
-    embeddings = embed(trained.network, Subset(ingredients.inputs("train", spec.seed), members))
+    validation = ingredients.validation(trained.part, spec.seed)
+    embeddings = embed(trained.network, validation.source)
     if not has_directions(embeddings):
         return None, trained.images_seen
-    results = evaluate_queries(embeddings, ingredients.images("train").labels[members])
-    return float(summarize(results)["MAP@R"]), trained.images_seen
+    return float(summarize(validate(embeddings, validation))["MAP@R"]), trained.images_seen
 
 
 def _storage(path: Path) -> RDBStorage:

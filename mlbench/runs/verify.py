@@ -88,12 +88,13 @@ def files_for(record: RunRecord, data_root: Path | None, weights: Path | None) -
 
 
 def _check_folder(name: str, data_root: Path | None) -> None:
-    """Raise MlbenchError if ``name`` is a folder of images, which a record names without path."""
-    if not name.startswith("folder:"):
+    """Raise MlbenchError if ``name`` is a folder or table, which a record names without path."""
+    kind, colon, given = name.partition(":")
+    if not colon or kind not in ("folder", "table"):
         return
-    path = Path(data_root or "", name.removeprefix("folder:"))
+    path = Path(data_root or "", given)
     check_path(path)
-    if not path.is_dir():
+    if not (path.is_dir() if kind == "folder" else path.is_file()):
         raise MlbenchError(
             f"data set '{name}' of the record is not at {path}; give the folder that holds it with "
             "--data-root"

@@ -78,8 +78,10 @@ def _metric(records: Sequence[RunRecord], name: str) -> Estimate | None:
 
 def _notes(tuned: Sequence[Tuned], plan: Plan) -> tuple[str, ...]:
     recipe = validation_recipe(plan.recipe)
+    folds = recipe.selection.folds
+    judged = "the data set's own validation images"
     return (
-        f"each trial: {recipe.selection.folds} folds of the training classes, "
+        f"each trial: {judged if folds == 1 else f'{folds} folds of the training classes'}, "
         f"{recipe.schedule.epochs} epochs, seed {TRIAL_SEED}; a loss's first trial is its default",
         *_budgets(tuned),
         *(_searched(each) for each in tuned),

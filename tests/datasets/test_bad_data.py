@@ -296,7 +296,7 @@ GOOD = side(("x", "y"), np.array([0, 1]), ("k", "l"))
         (side(("a", "b"), np.array([1, 2]), ("A", "B")), "labels must be 0 .. 1, every class"),
         (side(("a", "b"), np.array([0, 0]), ("A", "B")), "labels must be 0 .. 1, every class"),
         (side(("a", "a"), np.array([0, 1]), ("A", "B")), "a name occurs twice"),
-        (side(("a", "b"), np.array([0, 1]), ("A", "l")), "classes on both sides: l;"),
+        (side(("a", "b"), np.array([0, 1]), ("A", "l")), "classes both in train and in test: l;"),
     ],
 )
 def test_what_a_plugin_promises_is_checked(train: ImageSet, message: str | None) -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mlbench.datasets import BUILTIN, cub200, folder, glyphs
+from mlbench.datasets.checks import check_dataset
 from mlbench.errors import DataWarning, MlbenchError, MlbenchWarning
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.registry import DATASETS
@@ -414,6 +415,17 @@ class TestGivenSplit:
         assert dataset.test.class_names == ("a", "b")
         assert dataset.test.names[0] == f"{test}/a/0.png"
 
+    def test_queries_are_searched_in_the_gallery_with_its_further_classes(self, tmp_path):
+        root = self.tree(tmp_path, train="xyz", Queries="bd", gallery="abd")
+        (root / "Queries" / "d" / "1.png").unlink()
+        dataset = folder.load(str(root), None)
+        check_dataset(dataset)
+        assert dataset.gallery is not None
+        assert dataset.test.class_names == ("b", "d")
+        assert dataset.test.names == ("Queries/b/0.png", "Queries/b/1.png", "Queries/d/0.png")
+        assert dataset.gallery.class_names == ("b", "d", "a")
+        assert dataset.gallery.labels.tolist() == [2, 2, 0, 0, 1, 1]
+
     def test_the_split_is_part_of_the_fingerprint(self, tmp_path):
         root = self.tree(tmp_path, train="xyz", test="ab")
         before = folder.load(str(root), None).fingerprint
@@ -423,13 +435,19 @@ class TestGivenSplit:
     @pytest.mark.parametrize(
         ("parts", "message"),
         [
-            ({"train": "abc", "test": "abc"}, "the same classes in both: a, b, c; mlbench tests"),
-            ({"train": "abc", "test": "Cd"}, "the same classes in both: C;"),
-            ({"train": "ab", "val": "cd", "test": "ef"}, "split into test, train, val; only 'tr"),
-            ({"train": "ab", "val": "cd"}, "only 'train' and 'test' are taken"),
-            ({"train": "ab", "query": "cd", "gallery": "cd"}, "queries and a gallery cannot be"),
+            ({"train": "abc", "test": "abc"}, "to train and to test on: a, b, c; mlbench tests"),
+            ({"train": "abc", "test": "Cd"}, "the same classes to train and to test on: C;"),
+            ({"train": "ab", "val": "cd", "test": "ef"}, "split into test, train, val; mlbench ta"),
+            ({"train": "ab", "val": "cd"}, "takes 'train' and 'test', or 'train', 'query' and"),
+            ({"train": "ab", "query": "cd"}, "or 'train', 'query' and 'gallery', and draws"),
+            (
+                {"train": "ab", "test": "ef", "query": "cd", "gallery": "cd"},
+                "and all else elsewhere",
+            ),
+            ({"train": "ab", "query": "cd", "gallery": "bcd"}, "to train and to test on: b;"),
+            ({"train": "ab", "query": "c", "gallery": "cd"}, "which hold 2, 1, 2 class folders"),
             ({"train": "ab", "test": "cd", "extra": "ef"}, "and all else elsewhere"),
-            ({"train": "ab", "test": "c"}, "which hold 2 and 1 class folders"),
+            ({"train": "ab", "test": "c"}, "which hold 2, 1 class folders"),
         ],
     )
     def test_other_splits_are_refused_with_the_way_out(self, tmp_path, parts, message):

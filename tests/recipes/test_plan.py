@@ -104,7 +104,7 @@ def test_bare_words_are_strings() -> None:
         (["loss.nothing=1"], "unknown loss parameter 'nothing'"),
         (["epochs"], "expected key=value"),
         (["input.size=300"], "input.test_resize"),
-        (["selection.rule=validation"], "selection.folds >= 2"),
+        (["selection.rule=validation"], "needs selection.folds: 2 or more, or 1 for"),
         (["ks=4"], "expected a list"),
         (["ks=[2]"], "must hold 1"),
         (["loss_lr=fast"], "is not one of declared"),
