@@ -261,6 +261,8 @@ class BackboneEntry(Entry):
 
     Attributes:
         image_size: side in pixels of the (square) images that its weights were trained on.
+        features: length of its pooled features; None if that is known only once it is built.
     """
 
     image_size: int = 224
+    features: int | None = None

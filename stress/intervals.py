@@ -5,8 +5,7 @@
 Totals by class are drawn of losses with effects of class and loss, of class, seed and loss, and of
 seed and loss, of the sizes that the records of ``results/study`` show. With ``--records``, classes
 and runs of the records in a folder are drawn with replacement, a draw of runs for each loss, its
-mean moved to where it should be; the procedure of ``compare_all``, which takes queries for
-independent, judges the same draws.
+mean moved to where it should be.
 
 Printed are, as fractions of the trials:
 
@@ -14,14 +13,14 @@ Printed are, as fractions of the trials:
 - behind: tables whose 95 % intervals of the distance to the best all hold the true ones
 - mean: 95 % intervals of a mean over seeds that hold the mean of these classes
 - error: tables that leave out any loss that is truly best, 0.05 at most
-- power: losses truly behind that are not marked; and by today's procedure
+- power: losses truly behind that are not marked
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -31,11 +30,10 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from mlbench.comparison.best import compare_with_best
+from mlbench.comparison.best import Standing, compare_with_best
 from mlbench.comparison.chances import mean_half_widths
 from mlbench.comparison.crossed import ClassTotals, components
 from mlbench.comparison.pairs import all_pairs
-from mlbench.comparison.statistics import compare_all
 from mlbench.datasets import cub200
 from mlbench.records.record import RunRecord
 from mlbench.records.scores import query_scores
@@ -57,13 +55,11 @@ class Drawn:
         rows: the totals of each loss.
         true: ``(L,)`` means over all classes and seeds.
         here: ``(L,)`` means over all seeds, on the classes that were drawn.
-        scores: by loss and run, ``(Q,)`` scores of queries; empty where only totals are drawn.
     """
 
     rows: dict[str, ClassTotals]
     true: Figures
     here: Figures
-    scores: dict[str, dict[Hashable, Figures]]
 
 
 @dataclass(frozen=True)
@@ -93,9 +89,7 @@ class Rates:
     behind: float
     mean: float | None
     error: float | None
-    error_today: float | None
     power: float | None
-    power_today: float | None
 
 
 def draw(rng: np.random.Generator, case: Case) -> Drawn:
@@ -109,7 +103,7 @@ def draw(rng: np.random.Generator, case: Case) -> Drawn:
         noise = rng.normal(0, OF_BOTH, (seeds, case.classes)) + rng.normal(0, OF_SEED, (seeds, 1))
         rows[str(number)] = ClassTotals(queries * (of_class + noise), queries)
         here.append(np.average(of_class, weights=queries))
-    return Drawn(rows, true, np.array(here), {})
+    return Drawn(rows, true, np.array(here))
 
 
 @dataclass(frozen=True)
@@ -143,14 +137,13 @@ class World:
         chosen = np.concatenate([places[c] for c in classes])
         starts = np.concatenate([[0], np.cumsum(sizes[classes])[:-1]])
         true = np.array([case.gap, *[0.0] * (len(case.seeds) - 1)])
-        rows, here, drawn = {}, [], {}
+        rows, here = {}, []
         for number, (whole, seeds) in enumerate(zip(self.scores, case.seeds, strict=True)):
             shift = true[number] - whole.mean()
             runs = whole[rng.integers(len(whole), size=seeds)][:, chosen] + shift
             rows[str(number)] = ClassTotals(np.add.reduceat(runs, starts, axis=1), sizes[classes])
             here.append(whole.mean(axis=0)[chosen].mean() + shift)
-            drawn[str(number)] = dict(enumerate(runs))
-        return Drawn(rows, true, np.array(here), drawn)
+        return Drawn(rows, true, np.array(here))
 
 
 def _is_baseline(record: RunRecord) -> bool:
@@ -171,9 +164,7 @@ class Outcome:
     behind: float
     mean: float
     error: float
-    error_today: float
     power: float
-    power_today: float
 
 
 def judge(drawn: Drawn) -> Outcome:
@@ -192,26 +183,22 @@ def judge(drawn: Drawn) -> Outcome:
         for mean, true, width in zip(parts.means, drawn.here, widths, strict=True)
         if width is not None
     ]
-    today = compare_all(drawn.scores)[2] if drawn.scores else None
     return Outcome(
         float(np.mean(np.abs(found.difference - wanted) <= found.half_widths())),
         float(all(holds)),
         float(np.mean(means)) if means else np.nan,
-        *_marks(standing.marked if standing.judged else None, today, distance),
+        *_marks(standing, distance),
     )
 
 
-def _marks(new: Iterable[str] | None, today: Iterable[str] | None, distance: Figures) -> Figures:
-    """Return errors of both, then power of both."""
+def _marks(standing: Standing, distance: Figures) -> tuple[float, float]:
+    """Return error and power."""
+    if not standing.judged:
+        return np.nan, np.nan
     best = {str(n) for n in np.flatnonzero(distance == 0)}
     worse = {str(n) for n in np.flatnonzero(distance > 0)}
-    both = [None if marked is None else set(marked) for marked in (new, today)]
-    errors = [np.nan if marked is None else float(not best <= marked) for marked in both]
-    power = [
-        np.nan if marked is None or not worse else len(worse - marked) / len(worse)
-        for marked in both
-    ]
-    return np.array([*errors, *power])
+    power = len(worse - standing.marked) / len(worse) if worse else np.nan
+    return float(not best <= standing.marked), power
 
 
 def rates(case: Case, trials: int) -> Rates:
@@ -265,8 +252,7 @@ def _line(found: Rates) -> tuple[str, ...]:
     several = ", ".join(f"{case.seeds.count(s)} x {s}" for s in seeds)
     counts = several if len(seeds) > 1 else str(seeds[0])
     source = Path(case.source).name
-    figures = (found.pair, found.behind, found.mean, found.error, found.error_today)
-    shown = (*figures, found.power, found.power_today)
+    shown = (found.pair, found.behind, found.mean, found.error, found.power)
     cells = ("-" if value is None else f"{value:.3f}" for value in shown)
     setting = (source, str(len(case.seeds)), str(case.classes), counts, f"{100 * case.gap:g}")
     return (*setting, str(found.trials), *cells)
@@ -286,7 +272,7 @@ def main() -> None:
     if arguments.records:
         cases = of_records(arguments.records, arguments.trials, arguments.losses)
     table = Table()
-    names = "source losses classes seeds gap trials pair behind mean error (today) power (today)"
+    names = "source losses classes seeds gap trials pair behind mean error power"
     for name in names.split():
         table.add_column(name, justify="right")
     found = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -26,7 +26,29 @@ from mlbench.system.streams import write
 @click.option(
     "--merge", "merged", is_flag=True, help="One table, with a note at rows not comparable."
 )
-def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
+@click.option(
+    "--for",
+    "statement",
+    type=click.Choice(["other-classes", "these-classes"]),
+    default="other-classes",
+    show_default=True,
+    help="What intervals and marks hold for: other test classes and seeds, or other seeds alone.",
+)
+@click.option(
+    "--rope",
+    type=click.FloatRange(min=0),
+    metavar="POINTS",
+    help="Say which losses are practically equal to the best: at most so many percent points "
+    "behind in R@1.",
+)
+def table(
+    folder: Path,
+    form: str,
+    reference: bool,
+    merged: bool,
+    statement: Literal["other-classes", "these-classes"],
+    rope: float | None,
+) -> None:
     """Print one table for every comparison (recipe and data set) in FOLDER.
 
     Damaged records are named on standard error and left out.
@@ -40,7 +62,7 @@ def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
     from mlbench.tables.formats import render
     from mlbench.tables.layout import sheets
 
-    summary = summarise(folder)
+    summary = summarise(folder, statement)
     for problem in summary.problems:
         click.echo(f"Warning: left out: {printable(problem)}", err=True)
     if not summary.comparisons:
@@ -49,9 +71,9 @@ def table(folder: Path, form: str, reference: bool, merged: bool) -> None:
     if merged:
         comparisons = [merge(comparisons)]
     if form == "text":
-        print_sheets(sheets(comparisons, reference=reference))
+        print_sheets(sheets(comparisons, reference=reference, width=rope))
     else:
-        write(render(comparisons, form, reference=reference))
+        write(render(comparisons, form, reference=reference, width=rope))
 
 
 @click.command()

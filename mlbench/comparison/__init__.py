@@ -1,15 +1,18 @@
 """Which figures may stand together, and how sure they are."""
 
-from mlbench.comparison.comparison import Comparison, Row, compare, told_apart
-from mlbench.comparison.statistics import Difference, Estimate, estimate, paired_difference
+from mlbench.comparison.best import Behind
+from mlbench.comparison.comparison import Comparison, compare, told_apart
+from mlbench.comparison.estimates import Estimate, estimate
+from mlbench.comparison.judgement import Scope
+from mlbench.comparison.rows import Row
 
 __all__ = [
+    "Behind",
     "Comparison",
-    "Difference",
     "Estimate",
     "Row",
+    "Scope",
     "compare",
     "estimate",
-    "paired_difference",
     "told_apart",
 ]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mlbench.comparison.comparison import METRIC
+from mlbench.comparison.judgement import Scope
+from mlbench.comparison.planning import Design, detectable_gap
 from mlbench.errors import MlbenchError, first_few
 from mlbench.metrics.ties import TIE, first_highest
-from mlbench.registry import LOSSES
+from mlbench.registry import BACKBONES, LOSSES
 
 if TYPE_CHECKING:
-    from mlbench.comparison.comparison import Comparison, Row
+    from mlbench.comparison.comparison import Comparison
+    from mlbench.comparison.rows import Row
 
-METRIC = "R@1"
-ENOUGH_SEEDS = 5
+_FEWEST_SEEDS = 3
+_MORE_SEEDS = (5, 10)
+_SURE = 0.3
+"""Width of the interval of a chance above which it says nothing."""
 
 
 def advise(comparison: Comparison) -> str:
@@ -22,17 +29,21 @@ def advise(comparison: Comparison) -> str:
     It names a winner only if every other trained loss can be told apart from it, and says that
     training helped only if the best loss can be told apart from the best baseline. Among losses
     that tie, it names those with the fewest parameters: seconds are not judged, as they depend on
-    what else the machine was doing.
+    what else the machine was doing. One seed recommends nothing.
     """
     trained = [row for row in comparison.rows if not row.baseline]
     finished = [row for row in trained if row.runs]
     if trained and not finished:
         return f"Advice: every training diverged; try a lower rate ({_lower_rates(comparison)})."
-    if not finished or any(METRIC not in row.behind for row in finished):
+    if not finished or comparison.recipe_id == "merged":
         return ""
     if comparison.recipe.selection.rule == "test-best":
         return "Advice: rely on none of these figures, as the epoch was chosen on test classes."
-    return f"Advice: {_verdict(comparison, finished)}{_more_seeds(finished)}."
+    if max(row.runs for row in finished) == 1:
+        return f"Advice: {_on_one_seed(comparison, finished)}."
+    if not comparison.scope.judged:
+        return ""
+    return f"Advice: {_verdict(comparison, finished)}."
 
 
 def _lower_rates(comparison: Comparison) -> str:
@@ -40,28 +51,100 @@ def _lower_rates(comparison: Comparison) -> str:
     return ", ".join(f"--set optimizer.{name}=..." for name in names)
 
 
+def _on_one_seed(comparison: Comparison, finished: Sequence[Row]) -> str:
+    best, second = _first_two(finished)
+    if second is None:
+        found = _alone(comparison, best)
+    else:
+        lead = 100 * (_mean(best) - _mean(second))
+        found = f"{best.label} leads on this seed, {lead:.1f} points above {second.label}"
+    floor = _best_baseline(comparison)
+    if second and floor is not None and _mean(floor) > _mean(best) + TIE:
+        more = 100 * (_mean(floor) - _mean(best))
+        found += f", and {_untrained(comparison, floor.label)} is {more:.1f} points above it"
+    return (
+        f"{found}; noise between seeds cannot be known from one, so no loss is recommended: to "
+        f"compare, add --seeds {_FEWEST_SEEDS} to the same mlbench run"
+    )
+
+
 def _verdict(comparison: Comparison, finished: Sequence[Row]) -> str:
-    best = next(row for row in finished if row.behind[METRIC] is None)
+    best, second = _first_two(finished)
     if comparison.unbeaten is not None:
-        return _in_vain(comparison, best, comparison.unbeaten)
-    tied = [row for row in finished if METRIC in row.tied]
+        told = _in_vain(comparison, best, comparison.unbeaten)
+        return f"{told}; of the losses, {_leader(finished, best, second)}" if second else told
+    tied = [row for row in finished if METRIC in row.marked]
     if len(tied) > 1:
-        names = _names([row.label for row in tied if row is not best])
-        told = f"{best.label} is the best in {METRIC}, but {names} cannot be told apart from it"
-        return f"{told}{_simplest(tied)}"
+        told = f"{best.label} is the best in {METRIC}, but {_tied(finished, best)}"
+        return f"{told}{_simplest(tied)}{_what_would_tell(comparison, finished)}"
+    return _winner(comparison, best, second) if second else _alone(comparison, best)
+
+
+def _first_two(finished: Sequence[Row]) -> tuple[Row, Row | None]:
+    """Return the rows of the highest mean and of the next; None with one row."""
+    best = _highest(finished)
     others = [row for row in finished if row is not best]
-    return _winner(best, others) if others else _alone(comparison, best)
+    return best, _highest(others) if others else None
+
+
+def _highest(rows: Sequence[Row]) -> Row:
+    return rows[first_highest([_mean(row) for row in rows])]
+
+
+def _mean(row: Row) -> float:
+    return row.estimates[METRIC].mean
+
+
+def _tied(finished: Sequence[Row], best: Row) -> str:
+    names = _names([row.label for row in finished if METRIC in row.marked and row is not best])
+    return f"{names} cannot be told apart from it"
+
+
+def _leader(finished: Sequence[Row], best: Row, second: Row) -> str:
+    if METRIC in second.marked:
+        return f"{best.label} leads, but {_tied(finished, best)}"
+    return f"{best.label} leads; {_next(second)}"
+
+
+def _next(row: Row) -> str:
+    behind = row.behind[METRIC]
+    interval = f"({100 * behind.low:.1f} to {100 * behind.high:.1f})"
+    return f"the next, {row.label}, is {100 * behind.gap:.1f} points {interval} behind"
+
+
+def _best_baseline(comparison: Comparison) -> Row | None:
+    floors = [row for row in comparison.rows if row.baseline and row.runs]
+    return _highest(floors) if floors else None
+
+
+def _untrained(comparison: Comparison, baseline: str) -> str:
+    """Name a baseline, with its length where that is another one than the losses'."""
+    return f"'{baseline}'{_length(comparison, baseline)}, which was not trained,"
+
+
+def _length(comparison: Comparison, baseline: str) -> str:
+    if baseline != "features":
+        return ""
+    try:
+        length = BACKBONES.get(comparison.recipe.backbone.name).features
+    except MlbenchError:  # of a plugin that is not installed
+        length = None
+    if length == comparison.dim:
+        return ""
+    return f" ({length or 'all'} dimensions against {comparison.dim})"
 
 
 def _in_vain(comparison: Comparison, best: Row, baseline: str) -> str:
     floor = next(row for row in comparison.rows if row.label == baseline)
-    ahead = 100 * (best.estimates[METRIC].mean - floor.estimates[METRIC].mean)
-    what = f"the {METRIC} of '{baseline}', which was not trained"
+    ahead = 100 * (_mean(best) - _mean(floor))
+    what = _untrained(comparison, baseline)
     if ahead <= 100 * TIE:
-        return f"training did not help here: no loss exceeds {what}"
+        return (
+            f"training did not help here: no loss exceeds the {METRIC} of {what.removesuffix(',')}"
+        )
     return (
         f"training was not shown to help here: the best loss, {best.label}, is {ahead:.1f} points "
-        f"above {what}, too few to be told from chance"
+        f"above {what} too few to be told from chance"
     )
 
 
@@ -88,31 +171,44 @@ def _parameters(loss: str) -> int | None:
     return None if entry.prefix else len(entry.defaults)
 
 
-def _winner(best: Row, others: Sequence[Row]) -> str:
-    gaps = [(gap, row.label) for row in others if (gap := row.behind[METRIC])]
-    gap, second = gaps[first_highest([-gap.mean for gap, _ in gaps])]
-    margin = f"{100 * gap.mean:.1f} ± {100 * gap.half_width:.1f} points"
-    return f"take {best.label}, the best in {METRIC}; the next, {second}, is {margin} behind"
+def _winner(comparison: Comparison, best: Row, second: Row) -> str:
+    better = best.better.get(METRIC)
+    chance = ""
+    if better is not None and better.high - better.low < _SURE:
+        chance = (
+            f"; a run of {best.label} beats one of {second.label} on other classes with "
+            f"probability {better.chance:.2f} ({better.low:.2f} to {better.high:.2f})"
+        )
+    where = f"the best in {METRIC} for {comparison.scope}"
+    return f"take {best.label}, {where}; {_next(second)}{chance}"
 
 
 def _alone(comparison: Comparison, best: Row) -> str:
-    floors = [row for row in comparison.rows if row.baseline and row.runs]
-    if not floors:
+    floor = _best_baseline(comparison)
+    if floor is None:
         return f"{best.label} has nothing to be compared with: add losses to --losses"
-    floor = floors[first_highest([row.estimates[METRIC].mean for row in floors])]
-    ahead = 100 * (best.estimates[METRIC].mean - floor.estimates[METRIC].mean)
-    return f"{best.label} is {ahead:+.1f} points from '{floor.label}' in {METRIC}, not trained"
+    ahead = f"{100 * (_mean(best) - _mean(floor)):+.1f} points"
+    return f"{best.label} is {ahead} from {_untrained(comparison, floor.label)} in {METRIC}"
 
 
-def _more_seeds(finished: Sequence[Row]) -> str:
+def _what_would_tell(comparison: Comparison, finished: Sequence[Row]) -> str:
+    """Say what it takes to tell losses apart that are not: other classes, or more seeds."""
     runs = min(row.runs for row in finished)
-    if runs == 1:
+    seeds = next((number for number in _MORE_SEEDS if number > runs), None)
+    found, rows = comparison.sources, len(finished)
+    if found is None or comparison.scope is not Scope.CLASSES_AND_SEEDS:
+        return f"; --seeds {seeds} on the same mlbench run could show more" if seeds else ""
+    gap = max(row.behind[METRIC].gap for row in finished if METRIC in row.marked)
+    limit = detectable_gap(found, Design(rows, math.inf, comparison.classes))
+    if limit is not None and limit > gap:
         return (
-            "; from one seed the noise between seeds is unknown: add "
-            f"--seeds {ENOUGH_SEEDS} to the same mlbench run to see it"
+            f"; with any number of seeds, {comparison.images} images of {comparison.classes} "
+            f"classes cannot tell less than {100 * limit:.2g} points apart"
         )
-    few = runs < ENOUGH_SEEDS and any(METRIC in row.tied and row.behind[METRIC] for row in finished)
-    return f"; --seeds {ENOUGH_SEEDS} on the same mlbench run could show more" if few else ""
+    if seeds is None:
+        return ""
+    told = detectable_gap(found, Design(rows, seeds, comparison.classes)) or 0.0
+    return f"; --seeds {seeds} on the same mlbench run could tell {100 * told:.2g} points apart"
 
 
 def _names(labels: Sequence[str]) -> str:

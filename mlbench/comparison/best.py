@@ -115,10 +115,12 @@ def behind_best(means: Figures, half_widths: Figures) -> list[Behind]:
     import numpy as np
 
     gaps = means[None, :] - means[:, None]  # of a row (first axis) behind another
-    low = np.max(gaps - half_widths, axis=1)
-    low[low <= _SAME * np.abs(means).max()] = 0.0
+    gap, low = gaps.max(axis=1), np.max(gaps - half_widths, axis=1)
+    rounding = _SAME * np.abs(means).max()
+    gap[gap <= rounding] = 0.0
+    low[low <= rounding] = 0.0
     high = np.max(np.where(low == 0, gaps + half_widths, 0.0), axis=1, initial=0.0)
-    columns = means.max() - means, low, high
+    columns = gap, low, high
     return [Behind(*row) for row in np.array(columns).T.tolist()]
 
 

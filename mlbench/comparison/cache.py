@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from mlbench.comparison.comparison import Comparison, Identity, compare, told_apart
+from mlbench.comparison.judgement import Statement
 from mlbench.errors import MlbenchError
 from mlbench.records.provenance import source_digest
 from mlbench.records.store import is_record, no_collection, read_records, record_files
@@ -38,8 +39,8 @@ class Summary:
     problems: tuple[str, ...]
 
 
-FileStamp = tuple[int, int, int, int]
-"""Size and time of change (ns) of a record, then of the per-query results beside it; 0 if none."""
+FileStamp = tuple[int, int]
+"""Size and time of change (ns) of a record; 0 if it is not there."""
 
 _NOTHING = (0, 0)
 
@@ -60,21 +61,25 @@ class _Kept:
     parts: tuple[_Part, ...]
 
 
-def summarise(folder: Path) -> Summary:
+def summarise(folder: Path, statement: Statement = "other-classes") -> Summary:
     """Read and compare all records under ``folder``.
 
     Each comparison of built-in losses is kept in the cache and taken again while its records are
     the same and their files have the size and time of change that they had, under the same source
     of mlbench. What a plugin says of its loss may change without a new version.
 
+    Args:
+        folder: of records.
+        statement: what is to be said of differences.
+
     Raises:
         MlbenchError: there is no such folder, or not one file in it that could be a record.
     """
-    started, source, place = time.time_ns(), source_digest(), _place(folder)
+    started, source, place = time.time_ns(), source_digest(), _place(folder, statement)
     states = _states(folder)
     kept = _read(place, source)
     with no_collection():
-        found, problems = _renewed(kept, states)
+        found, problems = _renewed(kept, states, statement)
     lasting = tuple(part for part in found if _is_settled(part, started) and _is_built_in(part))
     if place is not None and lasting != kept:
         # A file name may hold bytes that are no text.
@@ -86,7 +91,7 @@ def summarise(folder: Path) -> Summary:
 
 
 def _renewed(
-    kept: Sequence[_Part], states: Mapping[str, FileStamp]
+    kept: Sequence[_Part], states: Mapping[str, FileStamp], statement: Statement
 ) -> tuple[list[_Part], tuple[str, ...]]:
     """Return the comparisons, those with a change made anew, and what cannot be read."""
     same = {
@@ -100,33 +105,26 @@ def _renewed(
     old = read_records(Path(path) for each in joined for path in same.pop(each).states)
     number = {path: n for n, path in enumerate(states)}
     read = sorted((new.records | old.records).items(), key=lambda item: number[str(item[0])])
-    fresh = compare(dict(read))
+    fresh = compare(dict(read), statement)
     parts = [_Part(each, {path: states[path] for path in each.files}) for each in fresh]
     return [*same.values(), *parts], new.problems + old.problems
 
 
 def _states(folder: Path) -> dict[str, FileStamp]:
     """Return the state of each record by its path."""
-    own: dict[str, tuple[int, int]] = {}
-    for file in (files := record_files(folder)):
+    here = f".{os.sep}"  # which names have in the folder that is called so, and paths never
+    states: dict[str, FileStamp] = {}
+    for file in filter(is_record, record_files(folder)):
+        states[path := file.path.removeprefix(here)] = _NOTHING
         with suppress(OSError):  # a link to nothing, or removed just now
             status = file.stat()
-            own[file.path] = status.st_size, status.st_mtime_ns
-    here = f".{os.sep}"  # which names have in the folder that is called so, and paths never
-    return {
-        record.removeprefix(here): (
-            *own.get(record, _NOTHING),
-            *own.get(f"{record.removesuffix('.json')}.npz", _NOTHING),
-        )
-        for record in (file.path for file in files if is_record(file))
-    }
+            states[path] = status.st_size, status.st_mtime_ns
+    return states
 
 
 def _is_settled(part: _Part, now: int) -> bool:
     """Return whether no file changed so lately that another change could look the same."""
-    return all(
-        now - max(record, beside) > _SETTLED_NS for _, record, _, beside in part.states.values()
-    )
+    return all(now - changed > _SETTLED_NS for _, changed in part.states.values())
 
 
 def _is_built_in(part: _Part) -> bool:
@@ -137,8 +135,9 @@ def _is_built_in(part: _Part) -> bool:
         return False
 
 
-def _place(folder: Path) -> Path | None:
-    name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:32]
+def _place(folder: Path, statement: Statement) -> Path | None:
+    names = f"{statement} ".encode() + os.fsencode(folder.absolute())
+    name = hashlib.sha256(names).hexdigest()[:32]
     try:
         return cache_dir("tables") / f"{name}.json"
     except MlbenchError:  # the tables can do without

@@ -57,7 +57,7 @@ def better_than_next(parts: Components) -> dict[str, Better]:
 
     if not (parts.for_other_classes and parts.for_other_seeds):
         return {}
-    order = np.lexsort((np.array(parts.names), -parts.means))
+    order = np.lexsort((np.array(parts.names), -parts.means.round(9)))  # beyond is rounding
     row, following = order[:-1], order[1:]
     found = all_pairs(parts)
     gap = parts.means[row] - parts.means[following]

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlbench.comparison.comparison import differences
-from mlbench.comparison.statistics import Difference, Estimate, estimate, paired_difference
+from mlbench.comparison.estimates import Estimate, estimate
+from mlbench.comparison.judgement import Scope, judge
 from mlbench.errors import MlbenchError
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, Recipe
 from mlbench.recipes.validation import build
-from mlbench.records.scores import query_scores
 from mlbench.system.files import atomic_file, check_path
 
 if TYPE_CHECKING:
@@ -58,6 +58,21 @@ class Rung:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """What a step gained in R@1.
+
+    Attributes:
+        mean: of the later runs minus that of the earlier ones.
+        half_width: of its 95 % interval; None if nothing is known.
+        scope: what the interval holds for.
+    """
+
+    mean: float
+    half_width: float | None
+    scope: Scope
+
+
+@dataclass(frozen=True)
 class RungResult:
     """What came of a rung.
 
@@ -71,7 +86,7 @@ class RungResult:
 
     rung: Rung
     recall: Estimate | None
-    gain: Difference | None
+    gain: Gain | None
     problem: str = ""
 
 
@@ -173,19 +188,18 @@ def _finished(
     return {}, "every run diverged" if records else "every run failed"
 
 
-def _gain(before: Mapping[Path, RunRecord], after: Mapping[Path, RunRecord]) -> Difference | None:
-    """Return the difference in R@1 over the seeds (and folds) that both have."""
-    import numpy as np
-
-    old, new = (
-        {(r.seed, r.fold): query_scores(p, "R@1", r.queries_sha256) for p, r in records.items()}
-        for records in (before, after)
-    )
-    pairs = [(new[cell], old[cell]) for cell in new if cell in old]
-    whole = [(a, b) for a, b in pairs if a is not None and b is not None]
-    if not whole:
+def _gain(before: Mapping[Path, RunRecord], after: Mapping[Path, RunRecord]) -> Gain | None:
+    """Return the difference in R@1; None if they were tested on different queries."""
+    runs = {"before": list(before.values()), "after": list(after.values())}
+    try:
+        judged = judge(runs, ["R@1"])["R@1"]
+    except MlbenchError:
         return None
-    return paired_difference(np.stack([a for a, _ in whole]), np.stack([b for _, b in whole]))
+    old, new = (estimate([float(r.metrics["R@1"]) for r in each]).mean for each in runs.values())
+    if judged.differences is None:
+        return Gain(new - old, None, judged.scope)
+    (behind,), (half_width,) = judged.differences.difference, judged.differences.half_width
+    return Gain(-behind, half_width, judged.scope)
 
 
 def check_picture(path: Path) -> None:

@@ -69,7 +69,7 @@ def stamp(records: Sequence[RunRecord]) -> tuple[str, ...]:
         f"test {facts.test_images} images of {facts.test_classes} classes ({lone} lone queries)"
         f"{skipped}",
         f"seeds {_span(sorted({r.seed for r in records}))}; images seen per run: "
-        f"{', '.join(map(str, images)) or 'none'}; ± 95 % t-interval over runs",
+        f"{', '.join(map(str, images)) or 'none'}",
         *_what_losses_may_choose(records),
         f"hardware {'; '.join(sorted({_place(r) for r in records}))}",
         f"mlbench {versions.mlbench} source {', '.join(sources)}; {packages}",

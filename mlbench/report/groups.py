@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlbench.comparison.comparison import Comparison, Row, compare
+from mlbench.comparison.comparison import Comparison, compare
+from mlbench.comparison.rows import Row
 from mlbench.records.record import RunRecord
 
 Runs = dict[Path, RunRecord]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from mlbench.comparison.statistics import Estimate, estimate
+from mlbench.comparison.estimates import Estimate, estimate
 from mlbench.records.record import EpochRow, RunRecord
 from mlbench.report.groups import Group, RowRuns
 from mlbench.report.style import Style
@@ -46,8 +46,9 @@ def recall_plot(group: Group, styles: Styles, name: str) -> Picture:
         _in_words(entries, "R@1"),
         (WIDTH, 0.42 * len(entries) + 0.9),
         paint,
-        "Large marks: mean over runs, with the 95 % t-interval where there are two runs or more; "
-        "small dots: single runs.",
+        "Large marks: mean over runs, with its 95 % interval over seeds where there are several; "
+        "small dots: single runs. Whether two losses differ is said by the distance to the best in "
+        "the table: their test classes are the same, so these intervals may overlap.",
     )
 
 

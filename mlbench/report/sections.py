@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mlbench.comparison.statistics import Estimate
+from mlbench.comparison.estimates import Estimate
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ImageSet
+from mlbench.metrics.ties import first_highest
 from mlbench.report import gallery, maps, plots, sheets
 from mlbench.report.classes import QueryFigures, query_figures
 from mlbench.report.groups import Group, RowRuns
@@ -122,22 +123,22 @@ def section(
 
 
 def headline(group: Group) -> str:
-    """Say in words which loss is best, and which cannot be told apart from it."""
+    """Say in words which loss has the highest R@1, and which are not told apart from it."""
     rows = [entry.row for entry in group.trained if "R@1" in entry.row.estimates]
-    best = [row for row in rows if row.behind.get("R@1", "absent") is None]
-    if not best:
+    if not rows:
         return ""
-    tied = [row.label for row in rows if "R@1" in row.tied and row is not best[0]]
-    value = _percent(best[0].estimates["R@1"])
+    best = rows[first_highest([row.estimates["R@1"].mean for row in rows])]
+    value = _percent(best.estimates["R@1"])
     if len(rows) == 1:
-        return f"{best[0].label} reaches R@1 {value} percent."
+        return f"{best.label} reaches R@1 {value} percent."
+    highest = f"Highest R@1: {best.label}, {value} percent."
+    scope = group.comparison.scope
+    if not scope.judged:
+        return f"{highest} Too few runs to tell the others from it."
+    tied = [row.label for row in rows if "R@1" in row.marked and row is not best]
     if tied:
-        others = f"Not told apart from it: {', '.join(tied)}."
-    elif all("R@1" in row.behind for row in rows):
-        others = "All others are behind it."
-    else:
-        others = "Too few runs to compare the others with it."
-    return f"Highest R@1: {best[0].label}, {value} percent. {others}"
+        return f"{highest} Not told apart from it, for {scope}: {', '.join(tied)}."
+    return f"{highest} All others are behind it, for {scope}."
 
 
 def _percent(value: Estimate) -> str:

@@ -7,11 +7,15 @@ import html
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import combinations
 
 from tabulate import tabulate
 
-from mlbench.comparison.comparison import Comparison, Row
-from mlbench.comparison.statistics import Difference
+from mlbench.comparison.best import rope
+from mlbench.comparison.comparison import Comparison
+from mlbench.comparison.judgement import Differences
+from mlbench.comparison.rows import Row
 from mlbench.errors import printable_lines
 from mlbench.tables import text as terminal
 from mlbench.tables.escaping import escape_csv, escape_latex, escape_markdown
@@ -32,7 +36,7 @@ def to_markdown(sheets: Sequence[Sheet]) -> str:
         align = ["left" if n in each.texts else "right" for n in range(len(each.header))]
         header = [escape_markdown(name) for name in each.header]
         grid = tabulate(body, header, "github", colalign=align, disable_numparse=True)
-        notes = "\n".join(f"- {escape_markdown(note)}" for note in each.notes)
+        notes = "\n".join(f"- {escape_markdown(note)}" for note in each.lines_below)
         parts.append(f"### {escape_markdown(each.title)}\n\n{grid}\n\n{notes}\n")
     return "\n".join(parts)
 
@@ -47,7 +51,7 @@ def to_latex(sheets: Sequence[Sheet]) -> str:
             rows += [" & ".join(cells) + r" \\", *([r"\midrule"] if line.ends_section else [])]
         align = "".join("l" if n in each.texts else "r" for n in range(len(each.header)))
         lines = [
-            *("% " + " ".join(text.split()) for text in (each.title, *each.notes)),
+            *("% " + " ".join(text.split()) for text in (each.title, *each.lines_below)),
             rf"\begin{{tabular}}{{{align}}}",
             r"\toprule",
             " & ".join(map(escape_latex, each.header)) + r" \\",
@@ -69,7 +73,7 @@ def to_html(sheets: Sequence[Sheet]) -> str:
         rows = "\n".join(
             "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in body
         )
-        notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in each.notes)
+        notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in each.lines_below)
         parts.append(
             f"<table>\n<caption>{html.escape(each.title)}</caption>\n<thead><tr>{header}</tr>"
             f"</thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n<ul>\n{notes}\n</ul>\n"
@@ -89,66 +93,85 @@ def _styled(
     ]
 
 
-def to_csv(comparisons: Sequence[Comparison]) -> str:
+def to_csv(comparisons: Sequence[Comparison], _width: float | None = None) -> str:
     """Return one line per row of every comparison: fractions, unrounded."""
     metrics = list(dict.fromkeys(m for c in comparisons for m in c.metrics))
     facts = ["title", "recipe_id", "loss", "baseline", "n", "diverged"]
-    numbers = [name for m in metrics for name in (m, f"{m} half_width", f"{m} tied")]
+    parts = ("", " half_width", " marked", " behind", " behind_low", " behind_high")
+    numbers = [f"{metric}{part}" for metric in metrics for part in parts]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*facts, *numbers, "notes", "stamp"])
+    writer.writerow([*facts, *numbers, "notes", "holds for", "stamp"])
     for c in comparisons:
         for row in c.rows:
-            values = [_csv_values(row, metric) for metric in metrics]
-            texts = [" | ".join(row.notes), " | ".join(c.stamp)]
+            values = [value for metric in metrics for value in _csv_values(row, metric)]
+            texts = [" | ".join(row.notes), str(c.scope), " | ".join((*c.notes, *c.stamp))]
             cells = [c.title, c.recipe_id, row.label, row.baseline, row.runs, row.diverged]
-            cells += [value for triple in values for value in triple] + texts
+            cells += [*values, *texts]
             writer.writerow([escape_csv(v) if isinstance(v, str) else v for v in cells])
     return buffer.getvalue()
 
 
-def _csv_values(row: Row, metric: str) -> tuple[float | None, float | None, bool | None]:
-    value = row.estimates.get(metric)
+def _csv_values(row: Row, metric: str) -> tuple[float | bool | None, ...]:
+    value, behind = row.estimates.get(metric), row.behind.get(metric)
     if value is None:
-        return None, None, None
-    return value.mean, value.half_width, metric in row.tied
+        return (None,) * 6
+    distance = (behind.gap, behind.low, behind.high) if behind else (None,) * 3
+    return value.mean, value.half_width, metric in row.marked, *distance
 
 
-def to_json(comparisons: Sequence[Comparison]) -> str:
-    """Return the comparisons as JSON: fractions, unrounded."""
-    return json.dumps([_plain(c) for c in comparisons], indent=1) + "\n"
+def to_json(comparisons: Sequence[Comparison], width: float | None = None) -> str:
+    """Return the comparisons as JSON: fractions, unrounded; ``width`` is as in ``render``."""
+    return json.dumps([_plain(c, width) for c in comparisons], indent=1) + "\n"
 
 
-def _plain(comparison: Comparison) -> dict[str, object]:
+def _plain(comparison: Comparison, width: float | None) -> dict[str, object]:
     return {
         "title": comparison.title,
         "recipe_id": comparison.recipe_id,
+        "holds_for": {metric: str(scope) for metric, scope in comparison.scopes.items()},
         "differences": list(comparison.differences),
-        "rows": [_plain_row(row) for row in comparison.rows],
+        "rows": [_plain_row(row, width) for row in comparison.rows],
+        "pairs": {metric: _plain_pairs(each) for metric, each in comparison.pairs.items()},
+        "noisy": {name: list(metrics) for name, metrics in comparison.noisy.items()},
+        "notes": list(comparison.notes),
         "stamp": list(comparison.stamp),
     }
 
 
-def _plain_row(row: Row) -> dict[str, object]:
+def _plain_row(row: Row, width: float | None) -> dict[str, object]:
     return {
         "loss": row.label,
         "baseline": row.baseline,
         "n": row.runs,
         "diverged": row.diverged,
         "notes": list(row.notes),
-        "metrics": {
-            name: {"mean": e.mean, "half_width": e.half_width, "tied": name in row.tied}
-            | _plain_difference(row.behind.get(name))
-            for name, e in row.estimates.items()
-        },
+        "metrics": {name: _plain_metric(row, name, width) for name in row.estimates},
     }
 
 
-def _plain_difference(behind: Difference | None) -> dict[str, object]:
-    if behind is None:
-        return {}
-    names = ("mean", "half_width", "p", "effect")
-    return {"behind_best": {name: getattr(behind, name) for name in names}}
+def _plain_metric(row: Row, name: str, width: float | None) -> dict[str, object]:
+    value = row.estimates[name]
+    behind, better = row.behind.get(name), row.better.get(name)
+    return {
+        "mean": value.mean,
+        "half_width": value.half_width,
+        "marked": name in row.marked,
+        "behind_best": asdict(behind) if behind else None,
+        "better_than_next": asdict(better) if better else None,
+        "share_of_classes_led": row.leads.get(name),
+        "practically": rope(behind, width / 100) if behind and width is not None else None,
+    }
+
+
+def _plain_pairs(found: Differences) -> list[dict[str, object]]:
+    columns = (found.difference, found.half_width, found.p)
+    return [
+        {"a": a, "b": b, "difference": difference, "half_width": half_width, "p": p}
+        for (a, b), difference, half_width, p in zip(
+            combinations(found.names, 2), *columns, strict=True
+        )
+    ]
 
 
 SHEET_FORMATS: dict[str, Callable[[Sequence[Sheet]], str]] = {
@@ -160,11 +183,20 @@ SHEET_FORMATS: dict[str, Callable[[Sequence[Sheet]], str]] = {
 """Formats for people."""
 
 
-DATA_FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {"csv": to_csv, "json": to_json}
+DATA_FORMATS: dict[str, Callable[[Sequence[Comparison], float | None], str]] = {
+    "csv": to_csv,
+    "json": to_json,
+}
 """Formats for programs."""
 
 
-def render(comparisons: Sequence[Comparison], form: str, *, reference: bool = False) -> str:
+def render(
+    comparisons: Sequence[Comparison],
+    form: str,
+    *,
+    reference: bool = False,
+    width: float | None = None,
+) -> str:
     """Return the tables in one of ``SHEET_FORMATS`` or ``DATA_FORMATS``.
 
     Whatever names hold, control characters do not get through: they could steer a terminal.
@@ -173,9 +205,10 @@ def render(comparisons: Sequence[Comparison], form: str, *, reference: bool = Fa
         comparisons: to be shown.
         form: name of the format.
         reference: add the published rows of each data set (not in CSV and JSON).
+        width: of differences that do not matter, in percent points (not in CSV).
     """
     if form in DATA_FORMATS:
-        text = DATA_FORMATS[form](comparisons)
+        text = DATA_FORMATS[form](comparisons, width)
     else:
-        text = SHEET_FORMATS[form](sheets(comparisons, reference=reference))
+        text = SHEET_FORMATS[form](sheets(comparisons, reference=reference, width=width))
     return printable_lines(text)

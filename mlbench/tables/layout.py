@@ -6,59 +6,111 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlbench.comparison.advice import advise
-from mlbench.comparison.comparison import Comparison, Row
+from mlbench.comparison.best import Behind, rope
+from mlbench.comparison.comparison import METRIC, Comparison
+from mlbench.comparison.estimates import Estimate
+from mlbench.comparison.judgement import Scope
 from mlbench.comparison.published import LOSS_OF, PublishedRow, published
-from mlbench.comparison.statistics import Difference, Estimate
+from mlbench.comparison.rows import Row
+from mlbench.errors import first_few
 from mlbench.tables.sheet import Line, Sheet
 
 if TYPE_CHECKING:
-    from mlbench.comparison.ladder import RungResult
+    from mlbench.comparison.ladder import Gain, RungResult
 
-_BEHIND = "behind in R@1"
+_BEHIND = f"behind in {METRIC}"
 
 
-def sheet(comparison: Comparison) -> Sheet:
-    """Lay out a comparison: percent, bold where a row cannot be told apart from the best."""
+def sheet(comparison: Comparison, width: float | None = None) -> Sheet:
+    """Lay out a comparison: percent, marked where a row is not told apart from the best.
+
+    Args:
+        comparison: to be shown.
+        width: in percent points, of differences that do not matter; None shows no column of it.
+    """
     shown = [metric for metric in comparison.metrics if metric != "R-Precision"]
     footnotes = list(dict.fromkeys(note for row in comparison.rows for note in row.notes))
     lines = []
     for number, row in enumerate(comparison.rows):
         following = comparison.rows[number + 1 : number + 2]
         ends = row.baseline and any(not each.baseline for each in following)
-        lines.append(_line(row, shown, footnotes, ends))
-    finished = [row for row in comparison.rows if row.runs]
-    judged = [row for row in finished if not row.baseline] or finished
-    several = min((row.runs for row in judged), default=0) > 1
+        lines.append(_line(row, shown, footnotes, width, ends))
+    practice = () if width is None else ("practically",)
     return Sheet(
         title=comparison.title,
-        header=("loss", *shown, _BEHIND, "n"),
+        header=("loss", *shown, _BEHIND, *practice, "n"),
         lines=tuple(lines),
+        legend=_legend(comparison),
         notes=(
             *(f"[{number}] {note}" for number, note in enumerate(footnotes, 1)),
             *(f"differs from the first: {text}" for text in comparison.differences),
-            "percent; bold: not told apart from the best trained loss (paired over "
-            f"{'seeds and ' if several else ''}queries, Holm over all pairs, 5 %)"
-            + ("" if several else "; one seed: the noise between seeds is unknown")
-            + _untested(comparison, shown),
+            *_explained(comparison, shown, width),
+            *comparison.notes,
             *comparison.stamp,
         ),
         advice=advise(comparison),
     )
 
 
-def _untested(comparison: Comparison, shown: Sequence[str]) -> str:
-    trained = [row for row in comparison.rows if row.runs and not row.baseline]
-    untested = [name for name in shown if trained and not any(name in r.tied for r in trained)]
-    return f"; too few runs to test {', '.join(untested)}: no bold there" if untested else ""
+def _legend(comparison: Comparison) -> str:
+    """Say what a mark means; "" if no row is marked in any metric."""
+    if not any(row.marked for row in comparison.rows):
+        return ""
+    return f"not told apart from the best, for {comparison.scope}"
 
 
-def _line(row: Row, shown: Sequence[str], footnotes: Sequence[str], ends: bool) -> Line:
+def _explained(comparison: Comparison, shown: Sequence[str], width: float | None) -> list[str]:
+    """Say what the figures are, and what their intervals hold for, a line each."""
+    lines = ["percent" + _over_what(comparison)]
+    if any(row.behind for row in comparison.rows):
+        lines.append(
+            f"{_BEHIND}: distance to the best trained loss and its 95 % interval, all of which "
+            f"hold at once, for {comparison.scope}"
+        )
+    if comparison.scope is Scope.CLASSES:
+        lines.append(
+            "one seed: the noise between seeds is not in these intervals and cannot be known, so "
+            "no loss is marked"
+        )
+    lines += [
+        f"{metric}: for {scope} alone, so nothing is marked in it"
+        for metric, scope in comparison.scopes.items()
+        if metric in shown and comparison.scope.judged and scope is Scope.SEEDS
+        if comparison.scope is not scope
+    ]
+    lines += [
+        f"{name} varies more from seed to seed than the other losses in {first_few(noisy)}, so "
+        "its own variance is used there"
+        for name, metrics in comparison.noisy.items()
+        if (noisy := [metric for metric in metrics if metric in shown])
+    ]
+    if width is not None:
+        lines.append(
+            f"practically: equal if at most {width:g} points behind the best by the whole "
+            "interval, behind if by more, else open"
+        )
+    return lines
+
+
+def _over_what(comparison: Comparison) -> str:
+    known = any(e.half_width is not None for row in comparison.rows for e in row.estimates.values())
+    return "; ±: 95 % interval of the mean over seeds" if known else ""
+
+
+def _line(
+    row: Row, shown: Sequence[str], footnotes: Sequence[str], width: float | None, ends: bool
+) -> Line:
     marks = "".join(f" [{footnotes.index(note) + 1}]" for note in row.notes)
     diverged = f" ({row.diverged} diverged)" if row.diverged else ""
     figures = [percent(row.estimates.get(metric)) for metric in shown]
+    behind = row.behind.get(METRIC)
+    more = [distance(behind)]
+    if width is not None:
+        more.append("-" if behind is None else rope(behind, width / 100))
+    more.append(f"{row.runs}{diverged}")
     return Line(
-        cells=(row.label + marks, *figures, _behind(row), f"{row.runs}{diverged}"),
-        bold=(False, *(metric in row.tied for metric in shown), False, False),
+        cells=(row.label + marks, *figures, *more),
+        bold=(False, *(metric in row.marked for metric in shown), *(False for _ in more)),
         ends_section=ends,
     )
 
@@ -71,13 +123,19 @@ def percent(value: Estimate | None) -> str:
     return f"{100 * value.mean:.1f}{interval}"
 
 
-def _behind(row: Row) -> str:
-    if "R@1" not in row.behind:
+def distance(behind: Behind | None) -> str:
+    """Return a distance to the best in percent points with its interval, as 2.4 (1.1 to 3.6)."""
+    if behind is None:
         return "-"
-    difference = row.behind["R@1"]
-    if difference is None:
-        return "best"
-    return f"{100 * difference.mean:.1f} ± {100 * difference.half_width:.1f}"
+    low = f"{100 * behind.low:.1f}"
+    if float(low) == 0 < behind.low:  # unmarked: what is printed must tell
+        low = f"{100 * behind.low:.1g}"
+    return f"{_points(behind.gap)} ({low if behind.low else 0} to {_points(behind.high)})"
+
+
+def _points(fraction: float) -> str:
+    """Return percent points; 0 where they are exactly that."""
+    return f"{100 * fraction:.1f}" if fraction else "0"
 
 
 def reference_sheet(comparison: Comparison) -> Sheet | None:
@@ -129,16 +187,18 @@ def ladder_sheet(results: Sequence[RungResult], title: str) -> Sheet:
         cells = (factor, changes or "-", recall, _gain(result.gain), runs)
         lines.append(Line(cells, (False,) * len(cells)))
         notes += [f"{factor} not run: {result.problem}"] if result.problem else []
-    notes.append(
-        "R@1 in percent ± 95 % t-interval over runs; gain ± 95 %, paired over queries and seeds "
-        "(with one seed over queries alone)"
-    )
+    notes.append("R@1 in percent ± 95 % t-interval over seeds")
+    scopes = dict.fromkeys(r.gain.scope for r in results if r.gain and r.gain.half_width)
+    notes += [f"gain ± 95 % interval of each, for {' or '.join(scopes)}"] if scopes else []
     header = ("factor", "change", "R@1", "gain", "n")
     return Sheet(title, header, tuple(lines), tuple(notes), texts=(0, 1))
 
 
-def _gain(gain: Difference | None) -> str:
-    return "-" if gain is None else f"{100 * gain.mean:+.1f} ± {100 * gain.half_width:.1f}"
+def _gain(gain: Gain | None) -> str:
+    if gain is None:
+        return "-"
+    interval = "" if gain.half_width is None else f" ± {100 * gain.half_width:.1f}"
+    return f"{100 * gain.mean:+.1f}{interval}"
 
 
 def _published(row: PublishedRow, metric: str) -> str:
@@ -154,11 +214,19 @@ def _ours_minus(row: PublishedRow, comparison: Comparison) -> str:
     )
 
 
-def sheets(comparisons: Sequence[Comparison], *, reference: bool = False) -> list[Sheet]:
-    """Lay out comparisons, each followed by the published rows of its data set if asked for."""
+def sheets(
+    comparisons: Sequence[Comparison], *, reference: bool = False, width: float | None = None
+) -> list[Sheet]:
+    """Lay out comparisons.
+
+    Args:
+        comparisons: to be shown.
+        reference: whether the published rows of its data set follow each.
+        width: as in ``sheet``.
+    """
     laid_out: list[Sheet] = []
     for comparison in comparisons:
-        laid_out.append(sheet(comparison))
+        laid_out.append(sheet(comparison, width))
         beside = reference_sheet(comparison) if reference else None
         laid_out += [beside] if beside else []
     return laid_out

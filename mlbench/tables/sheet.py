@@ -23,6 +23,7 @@ class Sheet:
         header: of its columns, the first one the loss.
         lines: of its body.
         notes: footnotes, then the stamp.
+        legend: what bold, or a star where there is no bold, means; "" if there is none.
         advice: what to make of it, in a sentence, for the formats read on the spot; may be "".
         texts: numbers of the columns that hold text, which begin at the left.
     """
@@ -31,5 +32,11 @@ class Sheet:
     header: tuple[str, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    legend: str = ""
     advice: str = ""
     texts: tuple[int, ...] = (0,)
+
+    @property
+    def lines_below(self) -> tuple[str, ...]:
+        """What stands below the table where bold is bold."""
+        return (*((f"bold: {self.legend}",) if self.legend else ()), *self.notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _GAP = "  "
 _TOGETHER = "\N{NO-BREAK SPACE}"
+_INTERVAL = re.compile(r"\(([\d.]+) to ([\d.]+)\)")
 _TEXT = 8
 """Columns of a terminal in which a text can still be read."""
 
@@ -30,8 +32,8 @@ def to_text(given: Sheet, columns: int, *, styled: bool) -> str:
         columns: width of the terminal.
         styled: whether bold is bold, by the codes of terminals; else it is a star.
     """
-    starred = not styled and any(any(line.bold) for line in given.lines)
-    notes = [*(["*: bold"] if starred else []), *given.notes]
+    starred = [f"*: {given.legend}"] if given.legend else []
+    notes = given.lines_below if styled else [*starred, *given.notes]
     marked = [any(column) for column in zip(*(line.bold for line in given.lines), strict=True)]
     rows = [_cells(line, marked, styled) for line in given.lines]
     ruled = [number for number, line in enumerate(given.lines) if line.ends_section]
@@ -90,11 +92,17 @@ def _grid(
 
 def _cells(line: Line, marked: Sequence[bool], styled: bool) -> list[str]:
     """Return the cells of a line, the bold ones marked; in their columns the rest makes room."""
-    texts = (printable(text).replace("± ", f"±{_TOGETHER}") for text in line.cells)
+    texts = (_kept_together(printable(text)) for text in line.cells)
     cells = zip(texts, line.bold, marked, strict=True)
     if styled:
         return [click.style(text, bold=True) if bold else text for text, bold, _ in cells]
     return [text + ("*" if bold else " " * room) for text, bold, room in cells]
+
+
+def _kept_together(text: str) -> str:
+    """Let no line end within an interval."""
+    text = text.replace("± ", f"±{_TOGETHER}")
+    return _INTERVAL.sub(rf"(\1{_TOGETHER}to{_TOGETHER}\2)", text)
 
 
 def _widths(

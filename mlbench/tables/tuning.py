@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 
-from mlbench.comparison.statistics import Estimate, estimate
+from mlbench.comparison.estimates import Estimate, estimate
 from mlbench.interfaces import ParamValue
 from mlbench.recipes.plan import Plan
 from mlbench.recipes.spec import LossSpec, RunSpec
@@ -87,7 +87,7 @@ def _notes(tuned: Sequence[Tuned], plan: Plan) -> tuple[str, ...]:
         *(_searched(each) for each in tuned),
         _at_bounds(tuned, plan),
         "chosen by validation MAP@R alone, test classes had no part in it; then trained on all "
-        f"training classes, {plan.seeds} seed(s), ± 95 % t-interval over runs",
+        f"training classes, {plan.seeds} seed(s), ± 95 % t-interval over seeds",
         "validation MAP@R is the best of all trials, over fewer classes than the test's: both "
         "raise it, so the gap is not of overfitting alone",
         f"optuna {importlib.metadata.version('optuna')}, TPE",

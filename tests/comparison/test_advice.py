@@ -1,21 +1,22 @@
 """The sentence below a table claims what the figures support, and no more."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.runs import record
+from helpers.runs import record, with_hits
 
 from mlbench.comparison.advice import advise
 from mlbench.comparison.comparison import Comparison, compare, merge
-from mlbench.comparison.statistics import Difference
+from mlbench.comparison.planning import Design, Sources, detectable_gap
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.records.record import RunRecord
 from mlbench.tables.formats import render
-from mlbench.tables.layout import sheets
+from mlbench.tables.layout import distance, sheets
 
 BASELINES = ("untrained", "features", "pca")
 Recalls = Mapping[str, tuple[float, ...]]
@@ -51,8 +52,8 @@ WINS = {
 
 def test_a_winner_is_named_with_its_margin() -> None:
     text = advice(WINS)
-    assert "take softtriple" in text
-    assert "npairs, is 9.7 ± " in text
+    assert "take softtriple, the best in R@1 for other seeds on these test classes" in text
+    assert "npairs, is 9.7 points (" in text
     assert "could show more" not in text
 
 
@@ -62,19 +63,32 @@ def test_losses_that_tie_are_named_and_the_simplest_of_them() -> None:
     assert "cannot be told apart from it" in text
     assert "npairs is the simplest, with 1 parameter" in text
     assert "--seeds 5" in text
-    five = {name: (*values, 0.5, 0.51) for name, values in noisy.items()}
-    assert "--seeds" not in advice({"features": (0.1,) * 5, **five})
+    many = {name: (*values, 0.5, 0.51) * 2 for name, values in noisy.items()}
+    assert "--seeds" not in advice({"features": (0.1,) * 10, **many})
 
 
-def test_training_in_vain_is_said() -> None:
+def test_training_in_vain_is_said_with_who_leads() -> None:
     text = advice({**WINS, "pca": (0.7, 0.7, 0.71)})
     assert "training did not help here: no loss exceeds the R@1 of 'pca'" in text
+    assert "of the losses, softtriple leads; the next, npairs, is 9.7 points (" in text
+    tied = {"softtriple": (0.52, 0.48, 0.55), "npairs": (0.53, 0.50, 0.49)}
+    text = advice({**tied, "pca": (0.7, 0.7, 0.71)})
+    assert "of the losses, softtriple leads, but npairs cannot be told apart from it" in text
 
 
 def test_an_advantage_over_the_baseline_within_the_noise_is_none() -> None:
     noisy = {"softtriple": (0.60, 0.40, 0.50), "npairs": (0.45, 0.52, 0.49)}
     text = advice({"features": (0.48, 0.48, 0.48), **noisy})
     assert "training was not shown to help here: the best loss, softtriple, is 2.0 points" in text
+
+
+def test_features_of_another_length_are_named_with_it() -> None:
+    """The convnet's features have 128 dimensions; its embeddings 64."""
+    noisy = {"features": (0.7, 0.7, 0.7), **{k: WINS[k] for k in ("softtriple", "npairs")}}
+    text = advice(noisy)
+    assert "the R@1 of 'features' (128 dimensions against 64), which was not trained" in text
+    made = records(noisy, **{"head.dim": 128})  # pyright: ignore[reportArgumentType]
+    assert "'features', which" in advise(compared(made))
 
 
 def test_one_loss_alone_is_compared_with_what_was_not_trained() -> None:
@@ -99,28 +113,30 @@ def test_an_epoch_chosen_on_test_classes_supports_no_advice() -> None:
     assert "softtriple" not in text
 
 
-def test_no_advice_where_rows_cannot_be_compared() -> None:
-    assert advice({"features": (0.4, 0.4)}) == ""
+def test_one_seed_recommends_nothing_and_says_who_leads() -> None:
     one_seed = {name: values[:1] for name, values in WINS.items()}
-    assert advice(one_seed) == ""  # a single figure each, without per-query scores
+    text = advice(one_seed)
+    assert "softtriple leads on this seed, 10.0 points above npairs" in text
+    assert "no loss is recommended" in text
+    assert "add --seeds 3 to the same mlbench run" in text
+    assert "take" not in text
+    assert "features" not in text
+    lost = advice({**one_seed, "pca": (0.7,)})
+    assert "'pca', which was not trained, is 10.0 points above it" in lost
+    alone = advice({name: one_seed[name] for name in ("features", "softtriple")})
+    assert "+20.0 points from 'features'" in alone
+    assert "--seeds 3" in alone
 
 
 def test_a_plugin_that_is_gone_is_not_called_simple() -> None:
     made = [replace(r, loss="gone") if r.loss == "npairs" else r for r in records(WINS)]
     tied = compared(made)
     rows = tuple(
-        row if row.baseline else replace(row, tied=frozenset({"R@1"})) for row in tied.rows
+        row if row.baseline else replace(row, marked=frozenset({"R@1"})) for row in tied.rows
     )
     text = advise(replace(tied, rows=rows, unbeaten=None))
     assert "cannot be told apart" in text
     assert "simplest" not in text
-
-
-def test_one_seed_is_said_to_be_one() -> None:
-    comparison = compared(records(WINS))
-    rows = tuple(replace(row, files=("a.json",)) for row in comparison.rows)
-    text = advise(replace(comparison, rows=rows))
-    assert "the noise between seeds is unknown: add --seeds 5" in text
 
 
 def test_it_is_a_line_of_text_tables_only() -> None:
@@ -164,6 +180,48 @@ def test_training_that_does_nothing_is_seldom_said_to_help(
 
 def test_a_difference_is_what_the_table_shows() -> None:
     comparison = compared(records(WINS))
-    gap = next(row for row in comparison.rows if row.label == "npairs").behind["R@1"]
-    assert isinstance(gap, Difference)
-    assert f"{100 * gap.mean:.1f} ± {100 * gap.half_width:.1f} points" in advise(comparison)
+    behind = next(row for row in comparison.rows if row.label == "npairs").behind["R@1"]
+    printed = distance(behind).replace(" (", " points (")
+    assert f"{printed} behind" in advise(comparison)
+
+
+def by_class(rates: Mapping[str, float], seeds: int, spread: float) -> list[RunRecord]:
+    """Return runs whose R@1 varies over classes by ``spread``, in its own way for each loss."""
+    rng = np.random.default_rng(0)
+    plan = make_plan(Request(losses=tuple(rates), seeds=seeds))
+    effects = {name: rng.normal(0, spread, 9) for name in rates}
+    made = []
+    for spec in plan.runs():
+        name = spec.loss.name
+        hits = rng.binomial(10, np.clip(rates[name] + effects[name], 0, 1))
+        made.append(with_hits(record(spec), hits))
+    return made
+
+
+def test_a_test_set_that_limits_is_said_to() -> None:
+    comparison = compared(by_class({"softtriple": 0.4, "npairs": 0.6}, 3, 0.2))
+    assert comparison.sources is not None
+    limit = detectable_gap(comparison.sources, Design(2, math.inf, 9))
+    assert limit is not None
+    text = advise(comparison)
+    wanted = f"90 images of 9 classes cannot tell less than {100 * limit:.2g} points apart"
+    assert f"with any number of seeds, {wanted}" in text
+    assert "could" not in text
+
+
+def test_where_seeds_limit_more_of_them_are_advised() -> None:
+    comparison = compared(by_class({"softtriple": 0.5, "npairs": 0.5}, 3, 0.0))
+    noisy = replace(comparison, sources=Sources(classes=0.0, both=0.01, seeds=0.01))
+    told = detectable_gap(Sources(0.0, 0.01, 0.01), Design(2, 5, 9))
+    assert told is not None
+    assert f"--seeds 5 on the same mlbench run could tell {100 * told:.2g} points" in advise(noisy)
+
+
+def test_the_chance_of_a_run_is_said_where_it_is_known_well() -> None:
+    comparison = compared(by_class({"softtriple": 0.9, "npairs": 0.2}, 5, 0.0))
+    better = next(r for r in comparison.rows if r.label == "softtriple").better["R@1"]
+    assert better.high - better.low < 0.3
+    assert f"with probability {better.chance:.2f} (" in advise(comparison)
+    wide = replace(better, low=0.6, high=0.95)
+    rows = tuple(replace(row, better={"R@1": wide}) for row in comparison.rows)
+    assert "probability" not in advise(replace(comparison, rows=rows))

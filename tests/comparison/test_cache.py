@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.runs import RUNS, record
+from helpers.runs import RUNS, record, with_totals
 
 from mlbench.comparison import cache as summary
 from mlbench.comparison.cache import Summary, summarise
+from mlbench.comparison.judgement import Scope
 from mlbench.errors import MlbenchError
 from mlbench.records import store
 from mlbench.records.record import RunRecord
@@ -106,13 +107,15 @@ def uncached(folder: Path) -> Summary:
     return summarise(folder)
 
 
-def test_per_query_results_that_change_are_seen(folder: Path, reads: list[Path]) -> None:
-    summarise(folder)
-    reads.clear()
-    path = next(iter(folder.rglob("*-*.json")))
-    path.with_suffix(".npz").write_bytes(b"")
-    summarise(folder)
-    assert path in reads
+def test_the_narrower_statement_is_kept_apart(folder: Path) -> None:
+    for path in folder.rglob("*-*.json"):
+        store.save(folder, with_totals(store.load(path)), None)
+    settle(folder)
+    scopes = [
+        summarise(folder, statement).comparisons[0].scope
+        for statement in ("other-classes", "these-classes", "other-classes")
+    ]
+    assert scopes == [Scope.CLASSES_AND_SEEDS, Scope.SEEDS, Scope.CLASSES_AND_SEEDS]
 
 
 def test_what_has_just_changed_is_not_kept(folder: Path, reads: list[Path]) -> None:

@@ -2,6 +2,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.spec import RunSpec
@@ -49,6 +50,16 @@ def record(spec: RunSpec, recall: float = 0.5, **changes: Any) -> RunRecord:
         class_totals=None,
     )
     return replace(made, **changes)
+
+
+def with_hits(made: RunRecord, hits: npt.ArrayLike) -> RunRecord:
+    """Give a record totals by class, with these hits at 1 and the R@1 that they make."""
+    counts = np.asarray(hits, dtype=np.float64)
+    metrics = made.metrics | {"R@1": float(counts.sum()) / made.metrics["n_query"]}
+    made = with_totals(replace(made, metrics=metrics))
+    assert made.totals is not None
+    sums = {**made.totals.sums, "R@1": counts}
+    return replace(made, class_totals=replace(made.totals, sums=sums).pack())
 
 
 def with_totals(made: RunRecord) -> RunRecord:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers.runs import PLAN, RUNS, record
+from helpers.runs import PLAN, RUNS, record, with_hits, with_totals
 
 from mlbench.cli import main
+from mlbench.comparison.best import Behind
 from mlbench.comparison.comparison import Comparison, compare, differences, merge
+from mlbench.comparison.judgement import Scope
 from mlbench.comparison.published import LOSS_OF, published
-from mlbench.metrics.evaluation import QueryResults
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.recipes.reading import load_recipe
 from mlbench.recipes.spec import LossSpec, RunSpec
@@ -22,7 +23,7 @@ from mlbench.records import store
 from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
 from mlbench.tables.formats import render
-from mlbench.tables.layout import sheet
+from mlbench.tables.layout import distance, sheet
 
 
 def records() -> list[RunRecord]:
@@ -41,10 +42,11 @@ def test_baselines_come_first_and_the_best_is_a_trained_loss() -> None:
     assert [row.label for row in comparison.rows] == ["untrained", "npairs", "softtriple"]
     assert comparison.metrics == ("R@1", "R@2", "R@4", "R@8", "NMI", "MAP@R", "R-Precision")
     best = comparison.rows[2]
-    assert best.behind["R@1"] is None
+    assert best.behind["R@1"].gap == 0
     assert best.estimates["R@1"].mean == pytest.approx(0.62)
-    # 4.30265 is Student's t for 2 degrees of freedom at 97.5 %; the standard deviation is 0.02.
-    assert best.estimates["R@1"].half_width == pytest.approx(4.30265 * 0.02 / 3**0.5, rel=1e-5)
+    # 2.77645 is Student's t for 4 degrees of freedom at 97.5 %; the variances of both are pooled.
+    pooled = ((0.02**2 + 0.01**2) / 2) ** 0.5
+    assert best.estimates["R@1"].half_width == pytest.approx(2.77645 * pooled / 3**0.5, rel=1e-5)
     assert comparison.rows[0].behind == {}
 
 
@@ -83,15 +85,6 @@ def test_a_repeated_run_is_no_second_seed_and_is_noted() -> None:
     assert comparison.rows[2].estimates["R@1"].mean == pytest.approx(0.62)
     assert [row.notes for row in comparison.rows[:2]] == [(), ()]
     assert "2 repeated run(s) left out" in comparison.rows[2].notes[0]
-
-
-@pytest.mark.parametrize("damage", [b"", b"PK", b"\x93NUMPY"])
-def test_damaged_hits_are_left_out(tmp_path: Path, damage: bytes) -> None:
-    saved(tmp_path, {"softtriple": 0.6, "npairs": 0.3})
-    for path in tmp_path.rglob("*.npz"):
-        path.write_bytes(damage)
-    (comparison,) = compare(store.read_results(tmp_path).records)
-    assert comparison.rows[0].behind["R@1"] is not None
 
 
 def test_hardware_is_kept_apart_in_rows() -> None:
@@ -139,20 +132,54 @@ def test_unequal_folds_and_diverged_runs_are_no_unequal_budget() -> None:
     assert not any(row.notes for row in comparison.rows)
 
 
-def test_a_column_that_could_not_be_tested_has_no_bold() -> None:
+def test_one_seed_without_totals_says_nothing_of_differences() -> None:
     (comparison,) = compared([r for r in records() if r.seed == 0])
-    assert not any(row.tied for row in comparison.rows)
-    (note,) = (note for note in sheet(comparison).notes if note.startswith("percent"))
-    assert "too few runs to test R@1, R@2" in note
+    assert not any(row.marked or row.behind for row in comparison.rows)
+    printed = sheet(comparison)
+    assert printed.legend == ""
+    assert {line.cells[-2] for line in printed.lines} == {"-"}
+    assert any("mlbench results upgrade FOLDER" in note for note in printed.notes)
 
 
-def test_the_seeds_of_baselines_count_where_nothing_was_trained() -> None:
-    recipe, features = RUNS[0].recipe, LossSpec("features", ())
-    made = [record(RunSpec(recipe, features, seed)) for seed in range(2)]
-    (legend,) = (note for note in sheet(*compared(made)).notes if note.startswith("percent"))
-    assert "seeds and queries" in legend
-    (legend,) = (note for note in sheet(*compared(made[:1])).notes if note.startswith("percent"))
-    assert "one seed" in legend
+def test_one_seed_shows_the_part_of_the_classes_and_marks_nothing() -> None:
+    (comparison,) = compared([with_totals(r) for r in records() if r.seed == 0])
+    assert comparison.scope is Scope.CLASSES
+    printed = sheet(comparison)
+    assert printed.legend == ""
+    assert not any(any(line.bold) for line in printed.lines)
+    # The totals are alike in all classes, so that nothing but the gap is left.
+    assert [line.cells[-2] for line in printed.lines] == ["-", "10.0 (10.0 to 10.0)", "0 (0 to 0)"]
+    assert any(note.startswith("one seed: ") for note in printed.notes)
+
+
+@pytest.mark.parametrize(
+    ("behind", "printed"),
+    [
+        ((0.024, 0.011, 0.036), "2.4 (1.1 to 3.6)"),
+        ((0.007, 0.0, 0.0234), "0.7 (0 to 2.3)"),
+        ((0.0, 0.0, 0.01), "0 (0 to 1.0)"),
+        ((0.00003, 0.0, 0.01), "0.0 (0 to 1.0)"),
+        ((0.012, 0.0003, 0.03), "1.2 (0.03 to 3.0)"),  # unmarked, and it shows
+        ((0.0, 0.0, 0.0), "0 (0 to 0)"),
+    ],
+)
+def test_a_distance_shows_whether_its_row_is_marked(
+    behind: tuple[float, float, float], printed: str
+) -> None:
+    assert distance(Behind(*behind)) == printed
+
+
+def test_what_is_practically_equal_is_said_where_it_is_asked_for() -> None:
+    (comparison,) = compared([with_totals(r) for r in records()])
+    assert "practically" not in sheet(comparison).header
+    printed = sheet(comparison, 20.0)
+    assert printed.header[-2:] == ("practically", "n")
+    assert [line.cells[-2] for line in printed.lines] == ["-", "equal", "equal"]
+    assert [line.cells[-2] for line in sheet(comparison, 1.0).lines] == ["-", "behind", "equal"]
+    assert any("at most 1 points behind" in note for note in sheet(comparison, 1.0).notes)
+    (plain,) = json.loads(render([comparison], "json", width=1.0))
+    metrics = [row["metrics"]["R@1"] for row in plain["rows"]]
+    assert [each["practically"] for each in metrics] == [None, "behind", "equal"]
 
 
 def test_published_results_stand_beside_one_recipe(tmp_path: Path) -> None:
@@ -183,37 +210,37 @@ def test_diverged_runs_are_counted_not_averaged() -> None:
 
 
 def saved(folder: Path, hit_rates: dict[str, float]) -> list[Comparison]:
-    """Save records whose per-query hits are drawn at the given rates; compare them."""
+    """Save records whose hits are drawn at the given rates; compare them."""
     rng = np.random.default_rng(1)
     for run in make_plan(Request(losses=tuple(hit_rates), seeds=3)).runs():
-        hits = rng.random((600, 4)) < hit_rates[run.loss.name]
-        queries = QueryResults(
-            ks=(1, 2, 4, 8),
-            neighbors=np.zeros((600, 8), np.int64),
-            hits=hits,
-            ap_at_r=rng.random(600) * hit_rates[run.loss.name],
-            r_precision=np.zeros(600),
-            relevant=np.ones(600, np.int64),
-            n_gallery=600,
-        )
-        made = record(run, float(hits[:, 0].mean()))
-        figures = made.metrics | {"MAP@R": float(queries.ap_at_r.mean()), "R-Precision": 0.9}
-        store.save(folder, replace(made, metrics=figures), queries)
+        hits = rng.binomial(10, hit_rates[run.loss.name], 9)
+        store.save(folder, with_hits(record(run), hits), None)
     return compare(store.read_results(folder).records)
 
 
 def test_losses_that_cannot_be_told_apart_share_the_bold(tmp_path: Path) -> None:
-    (comparison,) = saved(tmp_path, {"softtriple": 0.6, "npairs": 0.6, "triplet": 0.3})
-    tied = {row.label: row.tied for row in comparison.rows}
-    assert "R@1" in tied["softtriple"]
-    assert "R@1" in tied["npairs"]
-    assert "R@1" not in tied["triplet"]
-    assert "MAP@R" not in tied["triplet"]
+    (comparison,) = saved(tmp_path, {"softtriple": 0.6, "npairs": 0.6, "triplet": 0.2})
+    marked = {row.label: "R@1" in row.marked for row in comparison.rows}
+    assert marked == {"softtriple": True, "npairs": True, "triplet": False}
     behind = {row.label: row.behind["R@1"] for row in comparison.rows}["triplet"]
-    assert behind is not None
-    assert behind.mean == pytest.approx(0.3, abs=0.05)
-    assert behind.p < 0.02
-    assert render([comparison], "markdown").count("**") >= 4
+    assert behind.gap == pytest.approx(0.4, abs=0.05)
+    assert behind.low > 0
+    text = render([comparison], "text")
+    assert "*: not told apart from the best, for other classes and seeds" in text
+    markdown = render([comparison], "markdown")
+    assert markdown.count("**") >= 4
+    assert "bold: not told apart from the best, for other classes and seeds" in markdown
+
+
+def test_the_narrower_statement_is_named_as_such(tmp_path: Path) -> None:
+    saved(tmp_path, {"softtriple": 0.6, "npairs": 0.6})
+    result = CliRunner().invoke(main, ["table", str(tmp_path), "--for", "these-classes"])
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    assert "not told apart from the best, for other seeds on these test classes" in text
+    assert "other classes" not in text
+    wider = " ".join(CliRunner().invoke(main, ["table", str(tmp_path)]).stdout.split())
+    assert "NMI: for other seeds on these test classes alone, so nothing is marked" in wider
 
 
 def test_formats_say_the_same() -> None:
@@ -221,18 +248,28 @@ def test_formats_say_the_same() -> None:
     for name in ("text", "markdown", "latex", "html"):
         text = render(comparisons, name)
         assert "62.0" in text, name
-        assert "5.0" in text, name
+        assert "2.5" in text, name
         assert "recipe" in text, name
         assert "hardware" in text, name
-    assert "**62.0 ± 5.0**" in render(comparisons, "markdown")
+    assert "**62.0 ± 2.5**" in render(comparisons, "markdown")
     latex = render(comparisons, "latex")
-    assert r"\textbf{62.0 $\pm$ 5.0}" in latex
+    assert r"\textbf{62.0 $\pm$ 2.5}" in latex
     assert latex.count(r"\midrule") == 2
     rows = list(csv.DictReader(io.StringIO(render(comparisons, "csv"))))
     assert float(rows[2]["R@1"]) == pytest.approx(0.62)
     (plain,) = json.loads(render(comparisons, "json"))
     assert plain["rows"][2]["metrics"]["R@1"]["mean"] == pytest.approx(0.62)
-    assert plain["rows"][1]["metrics"]["R@1"]["behind_best"]["mean"] == pytest.approx(0.11)
+    figures = plain["rows"][1]["metrics"]["R@1"]
+    behind = figures["behind_best"]
+    assert behind["gap"] == pytest.approx(0.11)
+    assert float(rows[1]["R@1 behind_low"]) == behind["low"] > 0
+    assert (figures["marked"], rows[1]["R@1 marked"]) == (False, "False")
+    assert plain["holds_for"]["R@1"] == rows[1]["holds for"] == "other seeds on these test classes"
+    (pair,) = plain["pairs"]["R@1"]
+    assert (pair["a"], pair["b"]) == ("npairs", "softtriple")
+    assert pair["difference"] == pytest.approx(-0.11)
+    assert pair["half_width"] < 0.11
+    assert pair["p"] < 0.05
     assert plain["stamp"]
 
 

@@ -44,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     for spec in RUNS:
-        store.save(tmp_path / "results", record(spec, 0.5), None)
+        store.save(tmp_path / "results", record(spec, 0.49 + spec.seed / 100), None)
     return tmp_path / "results"
 
 
@@ -245,7 +245,7 @@ def test_output_in_ascii(results: Path) -> None:
     done = shell(results, "", PYTHONIOENCODING="ascii", LC_ALL="C")
     assert done.returncode == 0
     text = done.stdout.decode("ascii")
-    assert "50.0 +- 0.0" in text
+    assert "50.0 +- 1.6" in text
     assert "---  ---" in text
     assert "softtriple" in text
 
@@ -268,12 +268,14 @@ def test_terminals_of_any_width_lose_no_figure(results: Path, columns: int, styl
 def test_wide_characters_keep_the_columns_apart() -> None:
     rows = (("日本語", "1.0"), ("a", "22.5 ± 0.3"))
     lines = tuple(Line(row, (False, row[0] == "a")) for row in rows)
-    given = Sheet("t", ("loss", "R@1"), lines, ())
+    given = Sheet("t", ("loss", "R@1"), lines, (), legend="best")
     assert to_text(given, 40, styled=False).splitlines() == [
         *("t", "loss            R@1", "──────  ───────────"),
-        *("日本語         1.0", "a       22.5 ± 0.3*", "*: bold"),
+        *("日本語         1.0", "a       22.5 ± 0.3*", "*: best"),
     ]
-    assert "\x1b[1m22.5 ± 0.3\x1b[0m\n" in to_text(given, 40, styled=True)
+    styled = to_text(given, 40, styled=True)
+    assert "\x1b[1m22.5 ± 0.3\x1b[0m\n" in styled
+    assert "bold: best" in styled
 
 
 def test_a_header_of_several_lines_stands_on_the_rule() -> None:
@@ -324,13 +326,13 @@ def shown(results: Path, columns: int, terminal: str) -> str:
 def test_a_terminal_of_20_columns(results: Path) -> None:
     printed = shown(results, 20, "xterm")
     assert "softtriple" in printed
-    assert "50.0 ± 0.0" in printed
+    assert "50.0 ± 1.6" in printed
 
 
 def test_bold_is_a_star_where_a_terminal_knows_no_bold(results: Path) -> None:
-    assert "\x1b[1m50.0 ± 0.0\x1b[0m" in shown(results, 120, "xterm")
+    assert "\x1b[1m50.0 ± 1.6\x1b[0m" in shown(results, 120, "xterm")
     plain = shown(results, 120, "dumb")
-    assert "50.0 ± 0.0*" in plain
+    assert "50.0 ± 1.6*" in plain
     assert "\x1b" not in plain
 
 

@@ -1,7 +1,6 @@
 """Choices between figures that only the order of a sum tells apart."""
 
 import math
-from collections.abc import Hashable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +11,8 @@ from helpers.rounding import round_by_shape
 from torch import nn
 
 import mlbench
-from mlbench.comparison.statistics import compare_all, paired_difference
+from mlbench.comparison.best import compare_with_best
+from mlbench.comparison.crossed import components_of_scores
 from mlbench.losses.baselines import pca
 from mlbench.metrics.evaluation import NmiRestart, nmi
 from mlbench.metrics.ties import first_highest
@@ -62,14 +62,13 @@ def test_of_restarts_that_tie_the_first_counts(more: float, monkeypatch: Any) ->
 @pytest.mark.parametrize("sign", [1, -1])
 def test_losses_that_differ_by_rounding_alone_are_not_told_apart(sign: int) -> None:
     """Of five seeds, the last digit of every figure is another."""
-    figures: dict[Hashable, Any] = {s: np.array([0.6 + s / 100]) for s in range(5)}
-    shifted: dict[Hashable, Any] = {seed: values + sign * 2e-16 for seed, values in figures.items()}
-    best, behind, tied = compare_all({"a": figures, "b": shifted})
-    assert best == "a"
-    assert tied == {"a", "b"}
-    assert behind["b"].p == 1
-    scores = np.stack(list(figures.values()))
-    assert paired_difference(scores, scores + sign * 2e-16).p == 1
+    figures = np.array([0.6 + s / 100 for s in range(5)])
+    standing = compare_with_best(
+        components_of_scores({"a": figures, "b": figures + sign * 2e-16}, ())
+    )
+    assert standing.marked == {"a", "b"}
+    assert [each.gap for each in standing.behind.values()] == [0, 0]
+    assert standing.pairs.p_values() == pytest.approx(1)
 
 
 def test_pca_keeps_no_direction_without_variance() -> None:
