@@ -14,6 +14,7 @@ from mlbench.cli.data import data
 from mlbench.cli.embeddings import evaluate
 from mlbench.cli.models import COMMANDS as MODEL_COMMANDS
 from mlbench.cli.report import report
+from mlbench.cli.results import results
 from mlbench.cli.runs import ablate, run, tune
 from mlbench.cli.tables import diff, table
 from mlbench.system.interrupts import leave
@@ -42,6 +43,7 @@ for _command in (
     show,
     list_,
     report,
+    results,
     data,
     verify,
     env,

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,15 +103,30 @@ def without_bad_images(dataset: Dataset, side: int, progress: PhaseProgress) -> 
         return dataset
     listed = list_bad(dataset, [reason for found in bad.values() for reason in found.values()])
     _check_rest(dataset, bad, listed)
-    sides = dataset.sides
-    skipped = sorted(sides[which].names[i] for which, found in bad.items() for i in found)
+    count, total = sum(map(len, bad.values())), sum(map(len, dataset.sides.values()))
     warnings.warn(
-        f"{dataset.name}: left out {len(skipped):,} of {sum(map(len, sides.values())):,} images "
-        f"that cannot be read (listed in {listed}); results are not comparable with the complete "
-        "data set's",
+        f"{dataset.name}: left out {count:,} of {total:,} images that cannot be read (listed in "
+        f"{listed}); results are not comparable with the complete data set's",
         DataWarning,
         stacklevel=2,
     )
+    return _left_out(dataset, bad)
+
+
+def leave_out(dataset: Dataset, names: Collection[str]) -> Dataset:
+    """Return the data set without the images of these names, as ``without_bad_images`` does."""
+    return _left_out(
+        dataset,
+        {
+            which: {i: "" for i, name in enumerate(images.names) if name in names}
+            for which, images in dataset.sides.items()
+        },
+    )
+
+
+def _left_out(dataset: Dataset, bad: Bad) -> Dataset:
+    sides = dataset.sides
+    skipped = sorted(sides[which].names[i] for which, found in bad.items() for i in found)
     content = "\0".join([dataset.fingerprint, *skipped])
     return replace(
         dataset,

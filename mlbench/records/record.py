@@ -149,10 +149,10 @@ class RunRecord:
     def to_json(self) -> str:
         """Return the record as indented JSON; its last entry is the checksum of all others."""
         text = dump(asdict(self))
-        return f'{text.removesuffix(_END)}{_MARK}{sha256(text)}"{_END}'
+        return f'{text.removesuffix(_END)}{_MARK}{sha256(text.encode())}"{_END}'
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> RunRecord:
+    def from_json(cls, text: str | bytes, where: str) -> RunRecord:
         """Read a record of this or an older schema, every key and value checked.
 
         Args:
@@ -163,27 +163,27 @@ class RunRecord:
             MlbenchError: not JSON, not a record, of a newer schema, its parts contradict, or it is
                 not what was written.
         """
-        record = _read_whole(text)
+        content = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+        record = _read_whole(content)
         if record is None:
-            record = _read_checked(text, where)
-        else:
-            _check_consistent(record, where)
-        former = FORMER_PARAMS.get(record.loss, {})
-        return replace(record, params=former | record.params) if former else record
+            return _read_checked(content, where)
+        _check_consistent(record, where)
+        return record
 
 
-def _read_checked(text: str, where: str) -> RunRecord:
+def _read_checked(content: bytes, where: str) -> RunRecord:
     """Read a record, every key and value checked one by one, so that what is wrong is named."""
     try:
-        table = _strict_json(text)
+        table = _strict_json(content.decode())
     except (ValueError, RecursionError) as error:
         raise MlbenchError(f"{where}: not valid JSON ({error})") from error
     if not isinstance(table, dict) or "schema_version" not in table:
         raise MlbenchError(f"{where}: not a record of mlbench (no schema_version)")
     checksum = table.pop("checksum", None)
     record = build(RunRecord, migrate(table, where), where)
+    record = replace(record, params=_with_former(record.loss, record.params))
     _check_consistent(record, where)
-    if table["schema_version"] > 1 and checksum != sha256(dump(table)):
+    if table["schema_version"] > 1 and checksum != sha256(dump(table).encode()):
         raise MlbenchError(
             f"{where}: its content does not match its checksum; it was edited or damaged: "
             "restore it, or remove it and make the run again"
@@ -195,30 +195,37 @@ _SHARED = ("recipe", "dataset", "provenance")
 """Parts that many records have in common, so that each text of them is read only once."""
 
 
-def _read_whole(text: str) -> RunRecord | None:
+def _read_whole(content: bytes) -> RunRecord | None:
     """Read a record that is as ``to_json`` wrote it, in a thirtieth of the time; or return None.
 
     What has its checksum needs no check of every value; what was never written by this schema, such
     as an older one's, has to be read by ``_read_checked``.
     """
     try:
-        parts = msgspec.structs.asdict(_WHOLE.decode(text))
-        if not _is_as_written(text, parts.pop("checksum")):
+        parts = msgspec.structs.asdict(_WHOLE.decode(content))
+        if not _is_as_written(content, parts.pop("checksum")):
             return None
-        shared = {name: _read_shared(name, bytes(parts[name])) for name in _SHARED}
-        return RunRecord(**(parts | shared))
+        parts |= {name: _read_shared(name, bytes(parts[name])) for name in _SHARED}
+        parts["params"] = _with_former(parts["loss"], parts["params"])
+        return RunRecord(**parts)
     except (MlbenchError, ValueError, RecursionError):
         return None
 
 
-def _is_as_written(text: str, checksum: str) -> bool:
+def _with_former(loss: str, params: dict[str, ParamValue]) -> dict[str, ParamValue]:
+    """Return parameters with those that the loss had before they were declared."""
+    return FORMER_PARAMS.get(loss, {}) | params
+
+
+def _is_as_written(content: bytes, checksum: str) -> bool:
     """Tell whether the checksum is of all that stands before it, which holds each key once.
 
     Nothing follows the checksum; keys stand at the start of lines, which no text in JSON begins.
     """
-    content, _, end = text.rpartition(_MARK)
-    once = text.count(_KEY) == len(_PARTS)
-    return once and end == f'{checksum}"{_END}' and checksum == sha256(content + _END)
+    start, _, end = content.rpartition(_MARK.encode())
+    once = content.count(_KEY) == len(_PARTS)
+    as_it_ends = f'{checksum}"{_END}'.encode()
+    return once and end == as_it_ends and checksum == sha256(start + _END.encode())
 
 
 def _strict_json(text: str) -> Any:
@@ -252,7 +259,7 @@ _WHOLE = msgspec.json.Decoder(
 )
 _END = "\n}\n"
 _MARK = ',\n "checksum": "'
-_KEY = '\n "'
+_KEY = b'\n "'
 
 
 def dump(table: dict[str, Any]) -> str:
@@ -260,9 +267,9 @@ def dump(table: dict[str, Any]) -> str:
     return json.dumps(table, indent=1, allow_nan=False) + "\n"
 
 
-def sha256(text: str) -> str:
-    """Return the SHA-256 (hex) of text, such as a record's canonical form."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def sha256(content: bytes) -> str:
+    """Return the SHA-256 (hex) of a content, such as a record's canonical form."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _check_consistent(record: RunRecord, where: str) -> None:

@@ -55,11 +55,11 @@ def record_path(out: Path, spec: RunSpec) -> Path:
 def load(path: Path) -> RunRecord:
     """Read one record; MlbenchError names the file and what is wrong with it."""
     try:
-        text = read_regular(path, limit=_RECORD_BYTES).decode()
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_regular(path, limit=_RECORD_BYTES)
+    except OSError as error:
         raise_lack(error)
         raise MlbenchError(f"{path}: cannot be read ({error})") from error
-    return RunRecord.from_json(text, str(path))
+    return RunRecord.from_json(content, str(path))
 
 
 def check_writable(out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,8 +42,10 @@ class RunTotals:
     @property
     def means(self) -> dict[str, float]:
         """The metrics: by name, the mean over all queries."""
-        count = int(self.queries.sum())
-        return {name: float(sums.sum()) / count for name, sums in self.sums.items()}
+        import numpy as np
+
+        means = np.array([*self.sums.values()]).sum(axis=1) / self.queries.sum()
+        return dict(zip(self.sums, means.tolist(), strict=True))
 
     def pack(self) -> PackedTotals:
         """Return the form in which a record keeps them."""
@@ -80,9 +83,9 @@ class PackedTotals:
         planes = np.frombuffer(_unpacked(self.packed, self._bytes), np.uint8).reshape(8, -1)
         rows = planes.T.copy().view("<i8").reshape(-1, self.classes)
         classes, queries, sums = rows[0], rows[1], rows[2:] * _UNIT
-        if classes[0] < 0 or (classes[1:] <= classes[:-1]).any():
-            raise ValueError("their classes are not in ascending order")
-        if (queries < 1).any() or (sums < 0).any() or (sums > queries).any():
+        if rows.min() < 0 or (classes[1:] <= classes[:-1]).any():
+            raise ValueError("their classes are not in ascending order, or values are below 0")
+        if queries.min() < 1 or (sums > queries).any():
             raise ValueError("a class without queries, or with sums that its queries cannot have")
         return RunTotals(classes, queries, dict(zip(self.metrics, sums, strict=True)))
 
@@ -99,7 +102,7 @@ def _unpacked(text: str, size: int) -> bytes:
     """Return exactly ``size`` bytes; ValueError if it is more or fewer, or damaged."""
     unpacking = zlib.decompressobj()
     try:
-        content = unpacking.decompress(base64.b64decode(text, validate=True), size + 1)
+        content = unpacking.decompress(binascii.a2b_base64(text, strict_mode=True), size + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from error
     if len(content) != size or not unpacking.eof or unpacking.unused_data:

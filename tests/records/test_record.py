@@ -68,13 +68,13 @@ def test_damaged_records_are_named(edit: dict[str, Any], message: str) -> None:
 def test_the_quick_way_reads_what_the_checked_way_reads() -> None:
     """And nothing that is not as it was written, such as one with a row of the curve spoilt."""
     for path in sorted((FIXTURES / SCHEMAS[-1]).rglob("*.json")):
-        text = path.read_text()
+        text = path.read_bytes()
         assert _read_whole(text) == _read_checked(text, "x"), path
-        spoilt = text.replace('"epoch": 0', '"epoch": 0, "x": 1', 1)
+        spoilt = text.replace(b'"epoch": 0', b'"epoch": 0, "x": 1', 1)
         assert spoilt != text
         assert _read_whole(spoilt) is None
     for path in (FIXTURES / SCHEMAS[0]).rglob("*.json"):
-        assert _read_whole(path.read_text()) is None
+        assert _read_whole(path.read_bytes()) is None
 
 
 @pytest.mark.parametrize("loss", FORMER_PARAMS)
