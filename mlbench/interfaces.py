@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ParamValue = bool | int | float | str
 
+Context = Literal["features", "views", "step", "levels"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -72,12 +74,20 @@ class LossEntry(Entry):
     """A loss: ``target(num_classes, embedding_dim, **params) -> nn.Module``.
 
     The module's ``forward(embeddings, labels)`` takes float ``(B, D)`` and int64 ``(B,)`` and
-    returns a scalar.
+    returns a scalar. A loss that declares a ``context`` gets a third argument, a mapping that holds
+    what it declared and nothing else:
+
+    - ``features``: float ``(B, F)``, the trunk's features, through which gradients flow back;
+    - ``views``: int64 ``(B,)``, the image of each row; every image is in the batch twice, cropped
+      anew, so that half as many images make a batch;
+    - ``step``: the number of steps that were taken before;
+    - ``levels``: int64 ``(B, L)``, the coarser classes of each image, from finer to coarser.
 
     Attributes:
         images_per_class: images of each class in a batch; None takes plainly shuffled batches.
         unit_length: True if the loss is given unit-length embeddings, False for raw ones.
-        lr: learning rate of the loss's own parameters (proxies, centres); None if it has none.
+        lr: learning rate of the loss's own parameters (proxies, centres), or one by the name of
+            each parameter or of the module that holds it; None if it has none.
         proxies: ``unit`` if those are class vectors of which only the direction counts, ``free``
             if their length counts or they are of another kind, ``none`` if it has none.
         defaults: the parameters that users may set, with their default values.
@@ -87,15 +97,17 @@ class LossEntry(Entry):
             recipe may be among them: ``schedule.epochs``, ``optimizer.lr``, ``optimizer.head_lr``
             and ``optimizer.loss_lr``, whose default is the recipe's value.
         formula: the definition in one or a few lines of plain text.
+        context: what its third argument holds; without any it is given two.
     """
 
     images_per_class: int | None = None
     unit_length: bool = True
-    lr: float | None = None
+    lr: float | Mapping[str, float] | None = None
     proxies: Literal["none", "unit", "free"] = "none"
     defaults: Mapping[str, ParamValue] = field(default_factory=dict)
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     formula: str = ""
+    context: tuple[Context, ...] = ()
 
     @property
     def year(self) -> str:
@@ -108,8 +120,16 @@ class LossEntry(Entry):
         """What a batch must hold and how embeddings and own parameters are treated, in words."""
         batch = f"{self.images_per_class} a class" if self.images_per_class else "any batch"
         length = "unit length" if self.unit_length else "raw"
-        rate = f", lr {self.lr:g}" if self.lr else ""
-        return f"{batch}, {length}{rate}"
+        rates = self.lr if isinstance(self.lr, Mapping) else {"": self.lr}
+        shown = [f"lr {f'{name} ' if name else ''}{rate:g}" for name, rate in rates.items() if rate]
+        return ", ".join([batch, length, *shown, *self.context])
+
+    def rate_of(self, parameter: str) -> float | None:
+        """Return the learning rate of the parameter of that name; None if none is declared."""
+        if not isinstance(self.lr, Mapping):
+            return self.lr
+        names = [name for name in self.lr if f"{parameter}.".startswith(f"{name}.")]
+        return self.lr[max(names, key=len)] if names else None
 
     def build(
         self, num_classes: int, embedding_dim: int, params: Mapping[str, ParamValue]
@@ -135,6 +155,7 @@ class ImageSet:
         read: decodes image ``i`` to ``(H, W, 3)`` uint8 RGB; raises MlbenchError naming the file.
         groups: ``(N,)`` int64, numbered alike on all sides: images of one group, such as the frames
             of a video, never count as each other's neighbours. None if no image has a group.
+        levels: ``(N, L)`` int64 coarser classes, from finer to coarser; None if there are none.
     """
 
     names: tuple[str, ...]
@@ -142,6 +163,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     read: Callable[[int], ImageArray]
     groups: Labels | None = None
+    levels: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.names)

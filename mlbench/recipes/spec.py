@@ -162,10 +162,14 @@ class BatchSpec:
     Attributes:
         size: images a batch.
         drop_last: whether an epoch's incomplete last batch is left out.
+        micro: images that are embedded at a time, so that memory is bounded by as many; the
+            gradient is that of the whole batch, computed in parts (gradient caching, Gao et al.
+            2021). 0 embeds the whole batch at once.
     """
 
     size: Annotated[int, Range(2)]
     drop_last: bool
+    micro: Natural = 0
 
 
 @dataclass(frozen=True)

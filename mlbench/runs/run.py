@@ -126,7 +126,17 @@ def train(
         loss = entry.build(num_classes, ingredients.recipe.head.dim, spec.loss.arguments)
         loss = loss.to(ingredients.device)
         source = Subset(ingredients.inputs("train", spec.seed, augmented=True), part.members)
-        trainer = Trainer(network, loss, entry, source, part.labels, spec.trained, spec.seed)
+        levels = ingredients.images("train").levels
+        trainer = Trainer(
+            network,
+            loss,
+            entry,
+            source,
+            part.labels,
+            spec.trained,
+            spec.seed,
+            None if levels is None else levels[part.members],
+        )
         training = _Training(trainer, selection, watch, kept)
         training.resume()
     if ingredients.files.compile:

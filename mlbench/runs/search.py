@@ -88,7 +88,7 @@ def _of(entry: LossEntry, given: SearchRange) -> SearchRange | None:
 def _fields(entry: LossEntry, recipe: Recipe) -> dict[str, ParamValue]:
     """Return the values that a recipe gives to a loss for ``FIELDS_OF_LOSSES``."""
     flat = {name: recipe.flat()[name] for name in FIELDS_OF_LOSSES}
-    if flat["optimizer.loss_lr"] == "declared":
+    if flat["optimizer.loss_lr"] == "declared" and not isinstance(entry.lr, Mapping):
         flat["optimizer.loss_lr"] = entry.lr or recipe.optimizer.head_lr
     return flat
 

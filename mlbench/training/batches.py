@@ -6,6 +6,7 @@ crops or a head on features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,14 +19,20 @@ from mlbench.recipes.spec import InputSpec
 from mlbench.training.crops import Crops, center_boxes, random_boxes
 from mlbench.training.device import to_device
 
+Draw = Callable[[slice], Tensor]
+"""A batch whose augmentation is drawn: makes the network inputs ``(b, ...)`` of any part of it."""
+
 
 class InputSource(Protocol):
     """What the trainer and the evaluator read: inputs of the network, by image index."""
 
     def __len__(self) -> int: ...
 
-    def train_batch(self, indices: Indices, rng: np.random.Generator) -> Tensor:
-        """Return network inputs ``(B, ...)`` with random augmentation drawn from ``rng``."""
+    def draw(self, indices: Indices, rng: np.random.Generator) -> Draw:
+        """Draw the random augmentation of a batch from ``rng``; cut it later, in parts if need be.
+
+        A part is the same inputs each time, whatever the other parts.
+        """
         ...
 
     def test_batch(self, indices: Indices) -> Tensor:
@@ -42,10 +49,10 @@ class FeatureSource:
     def __len__(self) -> int:
         return len(self.features)
 
-    def train_batch(self, indices: Indices, rng: np.random.Generator) -> Tensor:
-        """Return features ``(B, F)``."""
+    def draw(self, indices: Indices, rng: np.random.Generator) -> Draw:
+        """Return what makes features ``(b, F)``; nothing is drawn."""
         del rng
-        return self.test_batch(indices)
+        return lambda part: self.test_batch(indices[part])
 
     def test_batch(self, indices: Indices) -> Tensor:
         """Return features ``(B, F)``."""
@@ -62,9 +69,9 @@ class Subset:
     def __len__(self) -> int:
         return len(self.members)
 
-    def train_batch(self, indices: Indices, rng: np.random.Generator) -> Tensor:
-        """Return the source's augmented inputs of those members."""
-        return self.source.train_batch(self.members[indices], rng)
+    def draw(self, indices: Indices, rng: np.random.Generator) -> Draw:
+        """Return what makes the source's augmented inputs of those members."""
+        return self.source.draw(self.members[indices], rng)
 
     def test_batch(self, indices: Indices) -> Tensor:
         """Return the source's inputs of those members."""
@@ -88,8 +95,8 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.cache)
 
-    def train_batch(self, indices: Indices, rng: np.random.Generator) -> Tensor:
-        """Return crops by the recipe's ``input.train_crop`` and ``input.flip``."""
+    def draw(self, indices: Indices, rng: np.random.Generator) -> Draw:
+        """Return what cuts crops by the recipe's ``input.train_crop`` and ``input.flip``."""
         heights, widths = self.cache.heights[indices], self.cache.widths[indices]
         if self.spec.train_crop == "random-resized":
             boxes = random_boxes(heights, widths, self.spec.min_area, self.spec.flip, rng)
@@ -97,7 +104,7 @@ class ImageSource:
             boxes = center_boxes(heights, widths, self.spec.size)
             if self.spec.flip:
                 boxes.flip[:] = rng.random(len(indices)) < 0.5
-        return self.crops(indices, boxes, self.spec.size)
+        return lambda part: self.crops(indices[part], boxes[part], self.spec.size)
 
     def test_batch(self, indices: Indices) -> Tensor:
         """Return central crops."""

@@ -7,7 +7,7 @@ in channels-last layout, which the network normalises as its first layer.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -186,6 +186,10 @@ class Boxes:
     height: Ints
     width: Ints
     flip: npt.NDArray[np.bool_]
+
+    def __getitem__(self, part: slice) -> Boxes:
+        """Return the boxes of a part of the batch."""
+        return Boxes(*(getattr(self, each.name)[part] for each in fields(self)))
 
 
 def random_boxes(

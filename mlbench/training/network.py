@@ -79,6 +79,26 @@ class Embedder(nn.Module):
         return self.head(self.trunk(inputs))
 
 
+class WithFeatures(nn.Module):
+    """Network input to raw embeddings ``(B, dim)`` and the trunk's features ``(B, F)``."""
+
+    def __init__(self, network: Embedder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings and features."""
+        features = self.network.trunk(inputs)
+        return self.network.head(features), features
+
+
+def live_batch_norms(network: nn.Module) -> list[str]:
+    """Return the names of batch norms that use a batch's own statistics in training."""
+    network.train()
+    norms = ((name, m) for name, m in network.named_modules() if isinstance(m, _BATCH_NORMS))
+    return [name for name, norm in norms if norm.training or not norm.track_running_stats]
+
+
 def preprocessing_of(own: Preprocessing, inputs: InputSpec) -> Preprocessing:
     """Return the backbone's ``own`` preprocessing as the recipe changes it."""
     channels = own.channels if inputs.channels == "backbone" else inputs.channels

@@ -52,6 +52,12 @@ def epoch_batches(
         yield np.concatenate([next(taken[c]) for c in groups])[:size]
 
 
+def twice(indices: Indices) -> Indices:
+    """Return the first half of a batch's images twice, as many as there were."""
+    half = indices[: -(-len(indices) // 2)]
+    return np.concatenate([half, half])[: len(indices)]
+
+
 def _members(labels: Labels) -> list[Indices]:
     """Return the images of each class that has any, in order."""
     order = np.argsort(labels, kind="stable")

@@ -28,7 +28,7 @@ from mlbench.system.interrupts import (
     held,
     install,
 )
-from mlbench.training.trainer import Trainer
+from mlbench.training.trainer import Batch, Trainer
 
 
 def send(signum: int) -> None:
@@ -189,12 +189,12 @@ def test_a_run_that_is_stopped_is_continued_to_the_same_end(
 ) -> None:
     done, step = 0, Trainer.step
 
-    def counted(self: Trainer, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def counted(self: Trainer, batch: Batch) -> torch.Tensor:
         nonlocal done
         done += 1
         if done == steps:
             send(signum)
-        return step(self, inputs, labels)
+        return step(self, batch)
 
     out = tmp_path / "out"
     monkeypatch.setattr(Trainer, "step", counted)

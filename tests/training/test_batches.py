@@ -28,7 +28,7 @@ def source() -> ImageSource:
 
 def test_training_crops_are_those_of_the_generator(source: ImageSource) -> None:
     indices, cache = np.array([2, 0]), source.cache
-    batch = source.train_batch(indices, np.random.default_rng(5))
+    batch = source.draw(indices, np.random.default_rng(5))(slice(None))
     heights, widths = cache.heights[indices], cache.widths[indices]
     boxes = random_boxes(heights, widths, source.spec.min_area, True, np.random.default_rng(5))
     assert torch.equal(batch, source.crops(indices, boxes, 32))
@@ -40,7 +40,7 @@ def test_central_training_crops_are_mirrored_at_random(source: ImageSource) -> N
     rng = np.random.default_rng(0)
     mirrored = 0
     for _ in range(20):
-        for crop, still in zip(central.train_batch(np.arange(4), rng), plain, strict=True):
+        for crop, still in zip(central.draw(np.arange(4), rng)(slice(None)), plain, strict=True):
             mirrored += torch.equal(crop, still.flip(2))
             assert torch.equal(crop, still) or torch.equal(crop, still.flip(2))
     assert 25 < mirrored < 55
@@ -61,5 +61,5 @@ def test_a_subset_renumbers(source: ImageSource) -> None:
 
 def test_features_are_not_augmented() -> None:
     features = FeatureSource(torch.arange(12.0).view(4, 3))
-    batch = features.train_batch(np.array([3, 0]), np.random.default_rng(0))
+    batch = features.draw(np.array([3, 0]), np.random.default_rng(0))(slice(None))
     assert torch.equal(batch, torch.tensor([[9.0, 10.0, 11.0], [0.0, 1.0, 2.0]]))

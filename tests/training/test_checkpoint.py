@@ -35,7 +35,7 @@ from mlbench.training import checkpoint
 from mlbench.training.batches import FeatureSource
 from mlbench.training.checkpoint import Checkpoints
 from mlbench.training.network import Embedder
-from mlbench.training.trainer import Trainer
+from mlbench.training.trainer import Batch, Trainer
 
 CPU = torch.device("cpu")
 STEPS = 3  # of an epoch: 24 images in batches of 8
@@ -64,12 +64,12 @@ def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     done = 0
     step = Trainer.step
 
-    def counted(self: Trainer, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def counted(self: Trainer, batch: Batch) -> torch.Tensor:
         nonlocal done
         if done == steps:
             raise Killed
         done += 1
-        return step(self, inputs, labels)
+        return step(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", counted)

@@ -15,7 +15,8 @@ from mlbench.registry import LOSSES
 from mlbench.training import trainer as module
 from mlbench.training.batches import FeatureSource
 from mlbench.training.network import Embedder
-from mlbench.training.trainer import Trainer, build_optimizer
+from mlbench.training.optimizer import build_optimizer
+from mlbench.training.trainer import Trainer
 
 pytestmark = pytest.mark.numeric
 
