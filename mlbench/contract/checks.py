@@ -6,18 +6,15 @@ came out. Any other exception counts as a failure too: the loss is foreign code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.gradcheck import GradcheckError, gradcheck
-from torch.overrides import TorchFunctionMode
 
 from mlbench.contract.subject import (
     CLASSES,
+    LATE,
     OTHER_CLASSES,
     Batch,
     CheckSkipped,
@@ -79,38 +76,6 @@ def _sizes_are_multiples_of_classes(entry: LossEntry) -> None:
                     )
 
 
-def gradients_reach(entry: LossEntry) -> None:
-    """Require gradients of the embeddings and every parameter, and of no unregistered tensor."""
-    module = build(entry)
-    outcomes = [outcome(module, given) for given in batches(entry)]
-    for position, name in enumerate(["embeddings", *trained(module)], start=1):
-        gradients = [result[position] for result in outcomes]
-        if not all(bool(g.isfinite().all()) for g in gradients):
-            fail(f"the gradient of {name} is not finite")
-        if not any(g.any() for g in gradients):
-            fail(f"no gradient reaches {name} in {len(gradients)} batches holding all classes")
-    known = {id(p) for p in module.parameters()}
-    for leaf in _leaves(value(module, next(batches(entry)))):
-        if id(leaf) not in known:
-            fail(
-                f"a tensor of shape {tuple(leaf.shape)} gets gradients but is not a parameter of "
-                "the module, so it would be neither trained nor saved; make it an nn.Parameter"
-            )
-
-
-def _leaves(loss: Tensor) -> Iterator[Tensor]:
-    """Yield the tensors in which backward() would accumulate gradients."""
-    waiting, seen = [loss.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable  # type: ignore[attr-defined]
-        waiting += [following for following, _ in node.next_functions]
-
-
 def deterministic(entry: LossEntry) -> None:
     """Require the same loss and gradients when built and called twice under one torch seed."""
     for given in batches(entry):
@@ -119,6 +84,14 @@ def deterministic(entry: LossEntry) -> None:
             fail(
                 f"built and called twice under one torch.manual_seed it gives {first[0]:.6g} and "
                 f"{second[0]:.6g} (or other gradients); draw random numbers from torch alone"
+            )
+        module = build(entry)
+        first, second = (outcome(module, given) for _ in range(2))
+        if not same(first, second):
+            fail(
+                f"called twice from the same buffers it gives {first[0]:.6g} and {second[0]:.6g}: "
+                "it remembers outside of them what it was given, which no checkpoint would hold; "
+                "use register_buffer"
             )
 
 
@@ -152,12 +125,14 @@ def _needs_no_chance(entry: LossEntry) -> None:
 def label_renaming(entry: LossEntry) -> None:
     """Require that renaming the classes, in the labels and in the state, changes nothing."""
     _needs_no_chance(entry)
+    if "levels" in entry.context:
+        raise CheckSkipped("its levels group the classes by their numbers here")
     axes = class_axes(entry)
     for seed, given in enumerate(batches(entry)):
         new_names = torch.randperm(CLASSES, generator=torch.Generator().manual_seed(seed))
         module = build(entry)
         before = value(module, given)
-        renamed = build(entry)
+        renamed = build(entry, names=new_names)
         map_state(renamed, axes, partial(torch.index_select, dim=0, index=new_names.argsort()))
         after = value(renamed, Batch(given.embeddings, new_names[given.labels]))
         if not close(before, after):
@@ -195,15 +170,21 @@ def _turning(module: nn.Module, factor: float, given: Batch) -> Tensor:
 
 def parameters_matter(entry: LossEntry) -> None:
     """Require that every declared number or switch changes loss or gradients somewhere."""
+    steps = _telling_steps(entry)
     samples = list(batches(entry))
-    usual = [outcome(build(entry), given) for given in samples]
+
+    def outcomes(params: Mapping[str, ParamValue]) -> list[tuple[Tensor, ...]]:
+        modules = [build(entry, params, step=step) for step in steps]
+        return [outcome(module, given) for module in modules for given in samples]
+
+    usual = outcomes(entry.defaults)
     for name, default in entry.defaults.items():
         variants = list(_variants(entry, name, default))
         if isinstance(default, str):
             continue  # its other values are not known
         if not variants:
             fail(f"'{name}' can be set to no other value than {default}")
-        changed = ([outcome(v, given) for given in samples] for v in variants)
+        changed = map(outcomes, variants)
         if all(all(map(same, usual, results)) for results in changed):
             fail(
                 f"changing '{name}' from {default} changes neither loss nor gradients in "
@@ -211,12 +192,20 @@ def parameters_matter(entry: LossEntry) -> None:
             )
 
 
-def _variants(entry: LossEntry, name: str, default: ParamValue) -> Iterator[nn.Module]:
+def _telling_steps(entry: LossEntry) -> list[int]:
+    """Return the steps at which a whole number among the parameters may make a difference."""
+    numbers = [v for v in entry.defaults.values() if type(v) is int]
+    return [*numbers, LATE] if "step" in entry.context else [LATE]
+
+
+def _variants(entry: LossEntry, name: str, default: ParamValue) -> Iterator[dict[str, ParamValue]]:
     for other in _others(default):
+        params = {**entry.defaults, name: other}
         try:
-            yield build(entry, {**entry.defaults, name: other})
+            build(entry, params)
         except MlbenchError:
             continue  # out of its range
+        yield params
 
 
 def _others(default: ParamValue) -> tuple[ParamValue, ...]:
@@ -240,6 +229,9 @@ def declared_proxies(entry: LossEntry) -> None:
         fail(f"declares proxies='{entry.proxies}' but has no parameters to train")
     if (entry.lr is None) != (entry.proxies == "none"):
         fail(f"declares proxies='{entry.proxies}' with lr={entry.lr}; proxies need a rate")
+    without = [name for name in trained(build(entry)) if entry.rate_of(name) is None]
+    if entry.lr is not None and without:
+        fail(f"declares no learning rate (lr) of {', '.join(without)}")
     if entry.proxies == "unit":
         _only_directions_count(entry)
 
@@ -308,73 +300,3 @@ def half_precision(entry: LossEntry) -> None:
                 fail(f"under autocast to {dtype} the loss ({loss:.4g}) or a gradient is not finite")
             if abs(loss.float() - exact) > 0.05 + 0.1 * abs(exact):
                 fail(f"under autocast to {dtype} it gives {loss:.4g}, in float32 {exact:.4g}")
-
-
-def true_gradient(entry: LossEntry) -> None:
-    """Require that the gradient is the derivative of the loss: torch's gradcheck in float64.
-
-    What a loss detaches on purpose (circle loss its weights) counts as constant, and is told.
-    """
-    problem = _gradient_problem(entry, nullcontext)
-    if problem and not _gradient_problem(entry, _ConstantDetached().again):
-        raise CheckSkipped("true with what the loss detaches taken as constant, but not otherwise")
-    if problem:
-        fail(f"in float64 the gradient is not the derivative of the loss: {problem}")
-
-
-def _gradient_problem(
-    entry: LossEntry, context: Callable[[], AbstractContextManager[object]]
-) -> str | None:
-    module, given = build(entry).double(), batch(entry, 0)
-    names = list(trained(module))
-    inputs = (given.embeddings.double(), *trained(module).values())
-
-    def loss(embeddings: Tensor, *params: Tensor) -> Tensor:
-        torch.manual_seed(0)
-        state = dict(zip(names, params, strict=True))
-        with context():
-            return torch.func.functional_call(module, state, (embeddings, given.labels))
-
-    try:
-        leaves = tuple(t.detach().requires_grad_() for t in inputs)
-        gradcheck(loss, leaves, atol=1e-6, fast_mode=True)
-    except GradcheckError as error:
-        return brief(error)
-    return None
-
-
-class _ConstantDetached(TorchFunctionMode):
-    """Gives what is detached the values it had at the first evaluation, in all others."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._values: list[Tensor] = []
-        self._calls = 0
-
-    def again(self) -> _ConstantDetached:
-        self._calls = 0
-        return self
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is not Tensor.detach:
-            return result
-        if self._calls == len(self._values):
-            self._values.append(result)
-        self._calls += 1
-        return self._values[self._calls - 1]
-
-
-def state_round_trip(entry: LossEntry) -> None:
-    """Require that a state dict carries the loss over into a module of another seed."""
-    given = batch(entry, 0)
-    module, other = build(entry), build(entry, seed=1)
-    # A step away from the start: constants there would hide what is not saved.
-    gradients = outcome(module, given)[2:]
-    with torch.no_grad():
-        for parameter, gradient in zip(trained(module).values(), gradients, strict=True):
-            parameter -= 0.1 * gradient
-    other.load_state_dict(module.state_dict())
-    saved, loaded = value(module, given), value(other, given)
-    if not close(saved, loaded, 1e-6):
-        fail(f"expected {saved:.6g} after loading the state dict, got {loaded:.6g}")

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlbench.errors import MlbenchError
-from mlbench.interfaces import LossEntry, ParamValue
+from mlbench.interfaces import Context, LossEntry, ParamValue
 from mlbench.registry import LOSSES
 
 # Distinct primes, so that no axis is taken for another.
 CLASSES = 7
 OTHER_CLASSES = 11
 DIM = 5
+LATE = 10**6
+"""The step that a loss is told which declares it: long after whatever begins later."""
 
 
 class CheckFailed(Exception):  # noqa: N818 (an outcome, not an error)
@@ -96,10 +99,49 @@ def build(
     *,
     classes: int = CLASSES,
     seed: int = 0,
+    step: int = LATE,
+    names: Tensor | None = None,
 ) -> nn.Module:
-    """Build the loss under a seed, with its declared defaults unless ``params`` are given."""
+    """Build the loss under a seed, as it is in the middle of training.
+
+    What it declares of a batch is given to it, and its buffers have seen two batches.
+
+    Args:
+        entry: the loss.
+        params: other values than its declared defaults.
+        classes: how many there are.
+        seed: of torch.
+        step: that it is told.
+        names: ``(CLASSES,)`` new numbers of the classes in the batches that its buffers have seen.
+    """
     torch.manual_seed(seed)
-    return entry.build(classes, DIM, entry.defaults if params is None else params)
+    module = entry.build(classes, DIM, entry.defaults if params is None else params)
+    if entry.context:
+        module.register_forward_pre_hook(partial(_with_context, entry.context, step))
+    if any(True for _ in module.buffers()):
+        for earlier in range(2):
+            given = batch(entry, 10 + earlier, noise=0.7)
+            labels = given.labels if names is None else names[given.labels]
+            with torch.no_grad():
+                module(given.embeddings, labels)
+    return module
+
+
+def _with_context(
+    declared: Sequence[Context], step: int, module: nn.Module, given: tuple[Tensor, Tensor]
+) -> tuple[Any, ...]:
+    """Add what a loss declared of a batch, as a function of its embeddings and labels."""
+    del module
+    x, y = given
+    mixing = torch.linspace(-1, 1, DIM * (DIM + 1), dtype=x.dtype).view(DIM, -1)
+    earlier = ((y[:, None] == y) & torch.ones(len(y), len(y)).tril(-1).bool()).sum(dim=1)
+    everything: dict[str, Tensor | int] = {
+        "features": x @ mixing,
+        "views": len(y) * y + earlier.div(2, rounding_mode="floor"),
+        "step": step,
+        "levels": torch.stack([y.div(n, rounding_mode="floor") for n in (2, 4)], dim=1),
+    }
+    return x, y, {name: everything[name] for name in declared}
 
 
 def images_a_class(entry: LossEntry) -> int:
@@ -131,10 +173,17 @@ def batches(entry: LossEntry) -> Iterator[Batch]:
         yield batch(entry, seed, noise=noise)
 
 
-def value(module: nn.Module, given: Batch, seed: int = 0) -> Tensor:
-    """Return the loss, its own random draws (mining by chance) under a seed."""
+def value(
+    module: nn.Module, given: Batch, seed: int = 0, buffers: dict[str, Tensor] | None = None
+) -> Tensor:
+    """Return the loss, its own random draws (mining by chance) under a seed.
+
+    Its buffers stay as they are; what it would make of them is left in ``buffers``, if given.
+    """
     torch.manual_seed(seed)
-    return module(given.embeddings, given.labels)
+    state = {} if buffers is None else buffers
+    state.update((name, buffer.clone()) for name, buffer in module.named_buffers())
+    return torch.func.functional_call(module, state, (given.embeddings, given.labels))
 
 
 def outcome(module: nn.Module, given: Batch) -> tuple[Tensor, ...]:

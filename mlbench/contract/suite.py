@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mlbench.contract import checks
+from mlbench.contract import checks, gradients, state
 from mlbench.contract.subject import CheckFailed, CheckSkipped, brief, resolve_subject
 from mlbench.contract.synchronisation import no_synchronisation
 from mlbench.contract.training import learns
@@ -23,8 +23,8 @@ _FIRST: dict[str, Check] = {
     "labels-from-zero": checks.labels_from_zero,
 }
 _REST: dict[str, Check] = {
-    "gradients-reach": checks.gradients_reach,
-    "true-gradient": checks.true_gradient,
+    "gradients-reach": gradients.gradients_reach,
+    "true-gradient": gradients.true_gradient,
     "deterministic": checks.deterministic,
     "batch-order": checks.batch_order,
     "label-renaming": checks.label_renaming,
@@ -34,7 +34,8 @@ _REST: dict[str, Check] = {
     "edge-batches": checks.edge_batches,
     "half-precision": checks.half_precision,
     "no-synchronisation": no_synchronisation,
-    "state-round-trip": checks.state_round_trip,
+    "memory": state.memory,
+    "state-round-trip": state.state_round_trip,
     "learns": learns,
 }
 

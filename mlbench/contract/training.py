@@ -19,6 +19,7 @@ MARGIN = 0.15
 _CLASSES, _IMAGES = 8, 24
 _SIGNAL, _NOISE = 4, 12
 _BATCH, _EPOCHS = 32, 17
+_LR = 0.01
 
 
 def learns(entry: LossEntry) -> None:
@@ -52,11 +53,10 @@ def _points() -> tuple[Tensor, Tensor]:
 def _train(
     entry: LossEntry, loss: nn.Module, network: nn.Module, points: Tensor, labels: Tensor
 ) -> None:
-    groups = [
-        {"params": list(network.parameters()), "lr": 0.01},
-        {"params": list(loss.parameters()), "lr": entry.lr or 0.01},
-    ]
-    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+    groups: list[dict[str, object]] = [{"params": list(network.parameters()), "lr": _LR}]
+    for name, parameter in loss.named_parameters():
+        groups.append({"params": [parameter], "lr": entry.rate_of(name) or _LR})
+    optimizer = torch.optim.Adam(groups)
     for indices in _batches(entry, labels):
         optimizer.zero_grad()
         loss(prepare(entry, network(points[indices])), labels[indices]).backward()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlbench.contract import CheckResult, assert_loss, check_loss, resolve_subject, suite
+from mlbench.contract import CheckResult, assert_loss, check_loss, resolve_subject, subject, suite
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry
 from mlbench.losses.npairs import NPairs
@@ -214,6 +214,90 @@ class NoGraphWithoutPairs(NPairs):
         return torch.zeros(()) if alone else super().forward(embeddings, labels)
 
 
+class Memory(nn.Module):
+    """Hinges on the cosines of a batch with itself and with a memory; sound as it stands."""
+
+    def __init__(self, num_classes: int, embedding_dim: int, *, margin: float = 0.5) -> None:
+        super().__init__()
+        self.margin = margin
+        self.register_buffer("rows", torch.zeros(2 * 3 * num_classes, embedding_dim))
+        self.register_buffer("classes", torch.full((2 * 3 * num_classes,), -1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        loss = self.against(x, y)
+        if self.training:
+            self.remember(x.detach(), y)
+        return loss
+
+    def against(self, x: Tensor, y: Tensor) -> Tensor:
+        cosine = torch.cat([x, self.get_buffer("rows").to(x.dtype)]) @ x.T
+        classes = torch.cat([y, self.get_buffer("classes")])[:, None]
+        alike = 1 - cosine
+        alike = alike.masked_fill(torch.eye(*alike.shape, dtype=torch.bool), 0)
+        losses = torch.where(classes == y, alike, F.relu(cosine - self.margin))
+        return (losses * (classes >= 0)).sum() / len(y)
+
+    def remember(self, x: Tensor, y: Tensor) -> None:
+        for name, new in (("rows", x), ("classes", y)):
+            old = self.get_buffer(name)
+            old.copy_(torch.cat([new.to(old.dtype), old])[: len(old)])
+
+
+class LeakyMemory(Memory):
+    """It remembers outside of its buffers."""
+
+    def __init__(self, num_classes: int, embedding_dim: int, *, margin: float = 0.5) -> None:
+        super().__init__(num_classes, embedding_dim, margin=margin)
+        self.last: Tensor | None = None
+
+    def against(self, x: Tensor, y: Tensor) -> Tensor:
+        drift = 0.0 if self.last is None else (x.mean(dim=0) - self.last).square().sum()
+        return super().against(x, y) + drift
+
+    def remember(self, x: Tensor, y: Tensor) -> None:
+        super().remember(x, y)
+        self.last = x.mean(dim=0)
+
+
+class OwnBatch(Memory):
+    """It compares a batch with the copy of it that it has just put into its memory."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.training:
+            self.remember(x.detach(), y)
+        return self.against(x, y)
+
+
+class RemembersEvaluation(Memory):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        loss = self.against(x, y)
+        self.remember(x.detach(), y)
+        return loss
+
+
+class ByContext(nn.Module):
+    """It uses all that a loss may declare; no flaw."""
+
+    def __init__(self, num_classes: int, embedding_dim: int, *, begin: int = 1000) -> None:
+        super().__init__()
+        self.begin = begin
+
+    def forward(self, x: Tensor, y: Tensor, context: Any) -> Tensor:
+        assert context.keys() == {"features", "views", "step", "levels"}
+        alike = context["views"][:, None] == context["views"]
+        near = context["levels"][:, None, 0] == context["levels"][:, 0]
+        cosine = x @ x.T
+        late = 1.0 if context["step"] >= self.begin else 0.0
+        apart = F.relu(cosine - 0.2).where(~near, cosine.new_zeros(())).mean()
+        pull = (1 - cosine).where(y[:, None] == y, cosine.new_zeros(())).mean()
+        return pull + apart + late * (cosine * alike).mean() + context["features"].square().mean()
+
+
+def stateful(factory: Callable[..., nn.Module], **declared: Any) -> LossEntry:
+    declaration = {"images_per_class": 3, "defaults": {"margin": 0.5}, **declared}
+    return LossEntry(name="memory", target=factory, summary="", **declaration)
+
+
 def centers(factory: Callable[..., Any], **declared: Any) -> LossEntry:
     declaration = {"proxies": "unit", "lr": 0.01, "defaults": {"la": 10.0, "tau": 0.2}}
     return LossEntry(name="centers", target=factory, summary="", **{**declaration, **declared})
@@ -234,7 +318,21 @@ def test_built_in_losses_keep_the_contract(entry: LossEntry) -> None:
     assert_loss(entry)
 
 
-@pytest.mark.parametrize("entry", [centers(Centers), pairs(NPairs)], ids=["centers", "pairs"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        centers(Centers),
+        centers(Centers, lr={"w": 0.01}),
+        pairs(NPairs),
+        stateful(Memory),
+        stateful(
+            ByContext,
+            defaults={"begin": 1000},
+            context=("features", "views", "step", "levels"),
+        ),
+    ],
+    ids=["centers", "rates", "pairs", "memory", "context"],
+)
 def test_sound_losses_keep_the_contract(entry: LossEntry) -> None:
     assert_loss(entry)
 
@@ -269,6 +367,11 @@ def test_sound_losses_keep_the_contract(entry: LossEntry) -> None:
         (pairs(PushesApart), "learns", "raise R@1"),
         (centers(Centers, proxies="none", lr=None), "declared-proxies", "trains w"),
         (centers(Centers, lr=None), "declared-proxies", "need a rate"),
+        (centers(Centers, lr={"v": 0.1}), "declared-proxies", r"no learning rate \(lr\) of w"),
+        (stateful(LeakyMemory), "deterministic", "outside of them what it was given"),
+        (stateful(OwnBatch), "memory", r"itself in its memory 'rows', .* after its loss"),
+        (stateful(RemembersEvaluation), "memory", "'rows' in evaluation mode"),
+        (stateful(ByContext, defaults={}, context=("step",)), "finite-scalar", "AssertionError"),
         (pairs(NPairs, proxies="free", lr=1.0), "declared-proxies", "has no parameters"),
         (centers(Centers, defaults={"lambda_": 9.0}), "finite-scalar", "lambda_"),
     ],
@@ -297,7 +400,19 @@ def test_what_the_first_checks_fail_skips_the_others() -> None:
     assert {r.message for r in rest[1:]} == {"needs finite-scalar"}
 
 
+def test_a_memory_is_checked_with_what_it_holds_in_training() -> None:
+    """Each evaluation starts from the same buffers, which earlier batches have filled."""
+    module, given = subject.build(stateful(Memory)), subject.batch(stateful(Memory), 0)
+    kept = module.get_buffer("rows").clone()
+    first, second = (subject.value(module, given) for _ in range(2))
+    assert kept.any()
+    assert torch.equal(module.get_buffer("rows"), kept)
+    assert first == second
+    assert first != subject.value(Memory(subject.CLASSES, subject.DIM), given)
+
+
 def test_checks_that_do_not_apply_say_why() -> None:
+    assert one("memory", centers(Centers)).message == "it has no buffers that batches change"
     assert one("declared-length", centers(Centers)) == CheckResult(
         "declared-length", True, "unit_length=True: the trainer normalises", skipped=True
     )
