@@ -31,18 +31,21 @@ class Identity:
         fingerprint: of the data set.
         protocol_version: of the evaluator's definitions.
         weights_id: of the backbone's initial weights.
+        random_splits: whether they are of random splits of the classes.
     """
 
     recipe_id: str
     fingerprint: str
     protocol_version: int
     weights_id: str
+    random_splits: bool = False
 
     @classmethod
     def of(cls, record: RunRecord) -> Identity:
         """Return that of a record."""
         data, protocol = record.dataset.fingerprint, record.protocol_version
-        return cls(record.recipe_id, data, protocol, record.weights_id)
+        random_splits = record.split is not None
+        return cls(record.recipe_id, data, protocol, record.weights_id, random_splits)
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ def _fields(comparison: Comparison) -> dict[str, Any]:
         "dataset fingerprint": identity.fingerprint[:12],
         "protocol version": identity.protocol_version,
         "weights": identity.weights_id,
+        "classes": "random splits" if identity.random_splits else "the data set's own split",
     }
 
 

@@ -27,7 +27,7 @@ from mlbench.system.regular import is_regular
 DEFAULT_LOSSES = ("softtriple", "softmax_norm", "npairs", "triplet")
 OnBadImage = Literal["error", "skip"]
 _SOME_CLASSES = 10
-_BENCHMARK_KEYS = ("recipe", "losses", "seeds")
+_BENCHMARK_KEYS = ("recipe", "losses", "seeds", "splits")
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,29 @@ class Files:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of one benchmark: one recipe, every loss with every seed (and fold)."""
+    """The runs of one benchmark: one recipe, every loss with every seed (and fold and split).
+
+    ``splits`` is the number of random splits of the classes, beside the data set's own.
+    """
 
     recipe: Recipe
     losses: tuple[LossSpec, ...]
     seeds: int
     files: Files
+    splits: int = 0
+
+    @property
+    def split_numbers(self) -> tuple[int | None, ...]:
+        """The splits: None for the data set's own, then the numbers of the random ones."""
+        return (None, *range(self.splits))
 
     def runs(self) -> list[RunSpec]:
-        """Return all runs: for each loss, each seed and fold."""
+        """Return all runs: for each loss, each split, seed and fold."""
         folds = list(range(self.recipe.selection.folds)) or [None]
         return [
-            RunSpec(self.recipe, loss, seed, fold)
+            RunSpec(self.recipe, loss, seed, fold, split)
             for loss in self.losses
+            for split in self.split_numbers
             for seed in range(self.seeds)
             for fold in folds
         ]
@@ -87,6 +97,7 @@ class Request:
         data_root: folder of its files.
         backbone: a backbone's name.
         seeds: number of seeds.
+        splits: number of random splits of the classes, beside the data set's own.
         on_bad_image: ``error`` or ``skip``.
         compile: whether training steps are compiled.
         keep_model: whether trained networks are kept.
@@ -100,6 +111,7 @@ class Request:
     data_root: Path | None = None
     backbone: str | None = None
     seeds: int | None = None
+    splits: int | None = None
     on_bad_image: OnBadImage = "error"
     compile: bool = False
     keep_model: bool = False
@@ -135,8 +147,11 @@ def make_plan(request: Request) -> Plan:
     seeds = request.seeds if request.seeds is not None else benchmark.get("seeds", 1)
     if type(seeds) is not int or not 1 <= seeds <= 1000:
         raise MlbenchError(f"seeds: {seeds!r} must be an integer from at least 1 to 1000")
+    splits = request.splits if request.splits is not None else benchmark.get("splits", 0)
+    if type(splits) is not int or not (splits == 0 or 2 <= splits <= 1000):
+        raise MlbenchError(f"splits: {splits!r} must be 0 (none) or an integer from 2 to 1000")
     specs = tuple(_loss_spec(entry, params, recipe) for entry, params in losses)
-    return Plan(recipe, tuple(dict.fromkeys(specs)), seeds, files)
+    return Plan(recipe, tuple(dict.fromkeys(specs)), seeds, files, splits)
 
 
 def declared_digest(request: Request) -> str | None:

@@ -326,13 +326,15 @@ class LossSpec:
 class RunSpec:
     """One cell of a benchmark: recipe, loss, seed and (if the recipe has folds) fold.
 
-    The recipe is that of the comparison; ``trained`` has the loss's own values in it.
+    The recipe is that of the comparison; ``trained`` has the loss's own values in it. ``split`` is
+    the number of a random split of the classes; None is the data set's own.
     """
 
     recipe: Recipe
     loss: LossSpec
     seed: int
     fold: int | None = None
+    split: int | None = None
 
     @property
     def trained(self) -> Recipe:
@@ -349,6 +351,8 @@ class RunSpec:
         table = {**asdict(self), "recipe": canonical(self.recipe)}
         former = FORMER_PARAMS.get(self.loss.name, {}).items()
         table["loss"]["params"] = [pair for pair in self.loss.params if pair not in former]
+        if self.split is None:  # which no run had before there were random splits
+            del table["split"]
         return digest(table)
 
 

@@ -109,6 +109,8 @@ class RunRecord:
             None if there is none, or it cannot be checked.
         class_totals: ``totals`` in the form in which they are kept; None if diverged, and in
             records of schema 1 and 2 that were not upgraded.
+        split: number of the random split of the classes (``datasets.resplit``); None, which is left
+            out of the JSON, is the data set's own.
         needs: what the loss declared, as ``mlbench list losses`` says it; empty for a baseline, and
             where it was not recorded.
     """
@@ -134,6 +136,7 @@ class RunRecord:
     queries_sha256: str | None
     class_totals: PackedTotals | None
     needs: str = ""
+    split: Natural | None = None
 
     @functools.cached_property
     def totals(self) -> RunTotals | None:
@@ -144,11 +147,14 @@ class RunRecord:
     def spec(self) -> RunSpec:
         """The run that this is the record of."""
         loss = LossSpec(self.loss, tuple(sorted(self.params.items())))
-        return RunSpec(self.recipe, loss, self.seed, self.fold)
+        return RunSpec(self.recipe, loss, self.seed, self.fold, self.split)
 
     def to_json(self) -> str:
         """Return the record as indented JSON; its last entry is the checksum of all others."""
-        text = dump(asdict(self))
+        table = asdict(self)
+        if self.split is None:
+            del table["split"]
+        text = dump(table)
         return f'{text.removesuffix(_END)}{_MARK}{sha256(text.encode())}"{_END}'
 
     @classmethod
@@ -203,7 +209,8 @@ def _read_whole(content: bytes) -> RunRecord | None:
     """
     try:
         parts = msgspec.structs.asdict(_WHOLE.decode(content))
-        if not _is_as_written(content, parts.pop("checksum")):
+        written = len(parts) - (parts["split"] is None)
+        if not _is_as_written(content, parts.pop("checksum"), written):
             return None
         parts |= {name: _read_shared(name, bytes(parts[name])) for name in _SHARED}
         parts["params"] = _with_former(parts["loss"], parts["params"])
@@ -217,13 +224,13 @@ def _with_former(loss: str, params: dict[str, ParamValue]) -> dict[str, ParamVal
     return FORMER_PARAMS.get(loss, {}) | params
 
 
-def _is_as_written(content: bytes, checksum: str) -> bool:
+def _is_as_written(content: bytes, checksum: str, keys: int) -> bool:
     """Tell whether the checksum is of all that stands before it, which holds each key once.
 
     Nothing follows the checksum; keys stand at the start of lines, which no text in JSON begins.
     """
     start, _, end = content.rpartition(_MARK.encode())
-    once = content.count(_KEY) == len(_PARTS)
+    once = content.count(_KEY) == keys
     as_it_ends = f'{checksum}"{_END}'.encode()
     return once and end == as_it_ends and checksum == sha256(start + _END.encode())
 
@@ -254,8 +261,14 @@ _PARTS = {
     "schema_version": Literal[SCHEMA_VERSION],
     "checksum": str,
 }
+del _PARTS["split"]  # the one that may be missing
 _WHOLE = msgspec.json.Decoder(
-    msgspec.defstruct("_WHOLE", _PARTS.items(), forbid_unknown_fields=True, gc=False)
+    msgspec.defstruct(
+        "_WHOLE",
+        [*_PARTS.items(), ("split", int | None, None)],
+        forbid_unknown_fields=True,
+        gc=False,
+    )
 )
 _END = "\n}\n"
 _MARK = ',\n "checksum": "'

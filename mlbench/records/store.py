@@ -48,6 +48,7 @@ def record_path(out: Path, spec: RunSpec) -> Path:
     """Return the file of a run: ``OUT/DATASET-RECIPE_ID/LOSS-RUN_ID.json``."""
     folder = f"{_slug(spec.recipe.data.name, _FOLDER_BYTES)}-{spec.recipe.recipe_id}"
     fold = "" if spec.fold is None else f"-fold{spec.fold}"
+    fold += "" if spec.split is None else f"-split{spec.split}"
     loss = _slug(spec.loss.name, _FILE_BYTES)
     return out / folder / f"{loss}-seed{spec.seed}{fold}-{spec.run_id}.json"
 

@@ -15,6 +15,7 @@ from mlbench.arrays import Indices, Labels
 from mlbench.datasets.checks import check_dataset, list_bad, without_bad_images
 from mlbench.datasets.decode import BadImagesError
 from mlbench.datasets.pixels import PixelCache, open_cache
+from mlbench.datasets.resplit import resplit
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Backbone, Dataset, ImageSet
 from mlbench.progress import PhaseProgress
@@ -25,7 +26,7 @@ from mlbench.registry import BACKBONES, DATASETS, PROGRAM
 from mlbench.system.files import cache_dir
 from mlbench.system.known_state import known_state
 from mlbench.system.process import memory_released
-from mlbench.training.batches import FeatureSource, ImageSource, InputSource, Subset
+from mlbench.training.batches import FeatureSource, ImageSource, InputSource, Joined, Subset
 from mlbench.training.crops import Crops, ResidentCrops, open_crops
 from mlbench.training.device import device_name, execution
 from mlbench.training.embed import embed_batches
@@ -100,6 +101,7 @@ class Ingredients:
         self._features: dict[tuple[Side, int], Tensor] = {}
         self._caches: dict[tuple[Side, int], PixelCache] = {}
         self._crops: dict[tuple[Side, int], Crops] = {}
+        self._of_split: _OfSplit | None = None
 
     @functools.cached_property
     def dataset(self) -> Dataset:
@@ -126,6 +128,14 @@ class Ingredients:
                 f"{dataset.name} has {len(dataset.train.class_names)}"
             )
         return dataset
+
+    def of_split(self, split: int | None) -> Ingredients:
+        """Return the ingredients of runs on a random split of the classes; None: as they are."""
+        if split is None:
+            return self
+        if self._of_split is None or self._of_split.split != split:
+            self._of_split = _OfSplit(self, split)  # one at a time, as each holds features
+        return self._of_split
 
     def prepare(self) -> None:
         """Load all that the runs need, so that bad data or weights are named before the first."""
@@ -259,7 +269,7 @@ class Ingredients:
         trunk, source = self.trunk(seed)[0], self._image_source(side)
         return embed_batches(trunk, source, start=start, progress=report)
 
-    def _image_source(self, side: Side, *, augmented: bool = False) -> ImageSource:
+    def _image_source(self, side: Side, *, augmented: bool = False) -> InputSource:
         resize = self.recipe.input.train_resize if augmented else self.recipe.input.test_resize
         cache = self._pixels(side, resize)
         if (side, resize) not in self._crops:
@@ -281,6 +291,37 @@ class Ingredients:
             waiting = self._waiting(f"decoding the {side} images")
             self._caches[side, resize] = open_cache(self.images(side), resize, key, report, waiting)
         return self._caches[side, resize]
+
+
+class _OfSplit(Ingredients):
+    """The same images with their classes dealt anew to training and test.
+
+    Pixels and features are those of the data set's own sides, so each is computed once.
+    """
+
+    def __init__(self, whole: Ingredients, split: int) -> None:
+        super().__init__(whole.recipe, whole.files, whole.device, whole.progress)
+        self._whole, self.split = whole, split
+        self.dataset, self._members = resplit(whole.dataset, split)
+
+    @functools.cached_property
+    def weights_id(self) -> str:
+        """That of the backbone, which no split changes."""
+        return self._whole.weights_id
+
+    def _read_features(self, side: Side, seed: int) -> Tensor:
+        if side not in self._members:
+            return self._whole.features(side, seed)
+        both = torch.cat([self._whole.features(each, seed) for each in ("train", "test")])
+        return both[self._members[side]]
+
+    def _image_source(self, side: Side, *, augmented: bool = False) -> InputSource:
+        if side not in self._members:
+            return self._whole._image_source(side, augmented=augmented)
+        sources = [
+            self._whole._image_source(each, augmented=augmented) for each in ("train", "test")
+        ]
+        return Subset(Joined(*sources), self._members[side])
 
 
 def _check_backbone(backbone: Backbone, recipe: Recipe) -> None:

@@ -59,14 +59,16 @@ class Outcome:
 def label(spec: RunSpec) -> str:
     """Return what a person calls a run among those of one recipe."""
     fold = "" if spec.fold is None else f" fold {spec.fold}"
+    fold += "" if spec.split is None else f" split {spec.split}"
     return f"{spec.loss.name} seed {spec.seed}{fold}"
 
 
 def with_baselines(plan: Plan) -> list[RunSpec]:
-    """Return the plan's runs, those of the baselines first (for each seed; they need no fold)."""
+    """Return the plan's runs, those of the baselines first (they need no fold)."""
     baselines = [
-        RunSpec(plan.recipe, LossSpec(name), seed)
+        RunSpec(plan.recipe, LossSpec(name), seed, split=split)
         for name in BASELINES
+        for split in plan.split_numbers
         for seed in range(plan.seeds)
     ]
     return baselines + plan.runs()
@@ -86,6 +88,8 @@ def open_plan(
     """
     store.check_writable(out)
     ingredients = Ingredients(plan.recipe, plan.files, device, progress)
+    for split in dict.fromkeys(spec.split for spec in specs):
+        ingredients.of_split(split)  # so that a data set without random splits is named here
     found = [(spec, find_record(spec, ingredients, out)) for spec in specs]
     _tell_of_missing_models([spec for spec, record in found if record is None], ingredients, out)
     if any(record is None for _, record in found):

@@ -83,7 +83,7 @@ def run_one(
     """
     provenance.forget_peak_memory(ingredients.device.type)
     with known_state(ingredients.recipe.training.precision, spec.seed):
-        return _run_one(spec, ingredients, out, keep)
+        return _run_one(spec, ingredients.of_split(spec.split), out, keep)
 
 
 def _run_one(
@@ -277,6 +277,7 @@ def _record(
         params=dict(spec.loss.params),
         seed=spec.seed,
         fold=spec.fold,
+        split=spec.split,
         dataset=DatasetFacts(
             name=ingredients.dataset.name,
             fingerprint=ingredients.dataset.fingerprint,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mlbench.arrays import Indices
@@ -76,6 +77,34 @@ class Subset:
     def test_batch(self, indices: Indices) -> Tensor:
         """Return the source's inputs of those members."""
         return self.source.test_batch(self.members[indices])
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Two sources as one: the images of the first, then those of the second."""
+
+    first: InputSource
+    second: InputSource
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def train_batch(self, indices: Indices, rng: np.random.Generator) -> Tensor:
+        """Return augmented inputs of both; numbers are drawn for the first's images first."""
+        return self._batch(indices, lambda source, part: source.train_batch(part, rng))
+
+    def test_batch(self, indices: Indices) -> Tensor:
+        """Return inputs of both without augmentation."""
+        return self._batch(indices, lambda source, part: source.test_batch(part))
+
+    def _batch(self, indices: Indices, read: Callable[[InputSource, Indices], Tensor]) -> Tensor:
+        second = indices >= len(self.first)
+        parts = [(self.first, np.flatnonzero(~second), 0)]
+        parts.append((self.second, np.flatnonzero(second), len(self.first)))
+        found = [(read(s, indices[at] - start), at) for s, at, start in parts if len(at)]
+        order = np.argsort(np.concatenate([at for _, at in found]))
+        joined = torch.cat([inputs for inputs, _ in found])
+        return joined[to_device(order, joined.device)]
 
 
 @dataclass(frozen=True)
