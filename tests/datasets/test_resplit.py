@@ -76,7 +76,9 @@ def test_runs_read_the_same_pixels_and_features_in_every_split(photos: Path, tru
     plan = make_plan(request)
     whole = Ingredients(plan.recipe, plan.files, torch.device("cpu"), lambda *_: None)
     sides: tuple[Side, ...] = ("train", "test")
-    where = {name: (side, i) for side in sides for i, name in enumerate(whole.images(side).names)}
+    where: dict[str, tuple[Side, int]] = {
+        name: (side, i) for side in sides for i, name in enumerate(whole.images(side).names)
+    }
     dealt = whole.of_split(1)
     assert {where[name][0] for name in dealt.images("test").names} == {"train", "test"}
     for side in sides:
