@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -89,6 +90,15 @@ class Registry(Generic[E]):
         if callable(entry.target):
             self._check_signature(entry.name, entry.target, entry.prefix)
         self._entries[entry.name] = entry
+
+    @contextmanager
+    def lent(self, entry: E) -> Iterator[None]:
+        """Have an entry for the length of a block; raises as ``add``."""
+        self.add(entry)
+        try:
+            yield
+        finally:
+            del self._entries[entry.name]
 
     def get(self, name: str) -> E:
         """Return the entry called ``name`` (or ``prefix:argument``); MlbenchError if unknown."""

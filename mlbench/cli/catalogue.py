@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from mlbench.cli import _complete
-from mlbench.cli._common import json_option, print_list, warn_of, write_json
+from mlbench.cli._common import json_option, print_list, progress_bar, warn_of, write_json
 
 if TYPE_CHECKING:
     from mlbench.contract import CheckResult
@@ -23,12 +24,22 @@ if TYPE_CHECKING:
     metavar="[LOSS|MODULE:ATTRIBUTE]...",
     shell_complete=_complete.losses,
 )
+@click.option(
+    "--statistics",
+    is_flag=True,
+    help="Check training, evaluation and statistics instead, by runs whose answer is known: one "
+    "loss under two names, permuted labels, losses made equal. Takes about a minute.",
+)
 @json_option
-def check(losses: tuple[str, ...], as_json: bool) -> None:
+def check(losses: tuple[str, ...], statistics: bool, as_json: bool) -> None:
     """Prove that losses keep the contract; without a name, every registered loss.
 
     Exits with code 1 if a check fails.
     """
+    if statistics:
+        if losses:
+            raise click.UsageError("--statistics is not of single losses; leave the names out")
+        _check_statistics(as_json=as_json)
     from mlbench.contract import check_loss
     from mlbench.registry import LOSSES
 
@@ -50,6 +61,20 @@ def check(losses: tuple[str, ...], as_json: bool) -> None:
         rows = [(name, *_tally(checks)) for name, checks in results.items()]
         print_list(("loss", "passed", "skipped", "failed"), rows, LOSSES.problems)
     sys.exit(0 if all(r.passed for checks in results.values() for r in checks) else 1)
+
+
+def _check_statistics(*, as_json: bool) -> NoReturn:
+    """Run the negative controls; exit with code 1 if one fails."""
+    from mlbench.controls import run_controls
+
+    with progress_bar() as report:
+        controls = list(run_controls(report))
+    if as_json:
+        write_json([asdict(each) for each in controls])
+    else:
+        rows = [(c.name, "passed" if c.passed else "FAILED", c.found) for c in controls]
+        print_list(("control", "result", ""), rows, [])
+    sys.exit(0 if all(each.passed for each in controls) else 1)
 
 
 def _outcome(result: CheckResult) -> str:
