@@ -6,7 +6,7 @@ crops or a head on features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,22 +89,41 @@ class Joined:
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
 
-    def train_batch(self, indices: Indices, rng: np.random.Generator) -> Tensor:
-        """Return augmented inputs of both; numbers are drawn for the first's images first."""
-        return self._batch(indices, lambda source, part: source.train_batch(part, rng))
+    def draw(self, indices: Indices, rng: np.random.Generator) -> Draw:
+        """Return what makes augmented inputs of both; the first's are drawn first."""
+        drawn = [(source.draw(own, rng), at) for source, own, at in self._parts(indices)]
+
+        def cut(part: slice) -> Tensor:
+            start, stop, _ = part.indices(len(indices))
+            ends = [(make, at, *np.searchsorted(at, (start, stop))) for make, at in drawn]
+            return _in_order(
+                [
+                    (make(slice(low, high)), at[low:high])
+                    for make, at, low, high in ends
+                    if low < high
+                ]
+            )
+
+        return cut
 
     def test_batch(self, indices: Indices) -> Tensor:
         """Return inputs of both without augmentation."""
-        return self._batch(indices, lambda source, part: source.test_batch(part))
+        return _in_order([(source.test_batch(own), at) for source, own, at in self._parts(indices)])
 
-    def _batch(self, indices: Indices, read: Callable[[InputSource, Indices], Tensor]) -> Tensor:
+    def _parts(self, indices: Indices) -> list[tuple[InputSource, Indices, Indices]]:
+        """Return, for each source with images in the batch, their indices and their places."""
         second = indices >= len(self.first)
-        parts = [(self.first, np.flatnonzero(~second), 0)]
-        parts.append((self.second, np.flatnonzero(second), len(self.first)))
-        found = [(read(s, indices[at] - start), at) for s, at, start in parts if len(at)]
-        order = np.argsort(np.concatenate([at for _, at in found]))
-        joined = torch.cat([inputs for inputs, _ in found])
-        return joined[to_device(order, joined.device)]
+        parts = ((self.first, ~second, 0), (self.second, second, len(self.first)))
+        return [
+            (s, indices[own] - start, np.flatnonzero(own)) for s, own, start in parts if own.any()
+        ]
+
+
+def _in_order(parts: Sequence[tuple[Tensor, Indices]]) -> Tensor:
+    """Put parts of a batch together, each image in its place."""
+    joined = torch.cat([inputs for inputs, _ in parts])
+    order = np.argsort(np.concatenate([at for _, at in parts]))
+    return joined[to_device(order, joined.device)]
 
 
 @dataclass(frozen=True)

@@ -87,12 +87,11 @@ def test_runs_read_the_same_pixels_and_features_in_every_split(photos: Path, tru
         for row, i in zip(found, indices, strict=True):
             own, at = where[dealt.images(side).names[i]]
             assert torch.equal(row, whole.inputs(own, 0).test_batch(np.array([at]))[0])
-        drawn = [
-            dealt.inputs(side, 0, augmented=True).train_batch(indices, np.random.default_rng(3))
-            for _ in range(2)
-        ]
-        assert torch.equal(*drawn)
-        assert drawn[0].shape == found.shape
+        drawn = dealt.inputs(side, 0, augmented=True).draw(indices, np.random.default_rng(3))
+        batch = drawn(slice(None))
+        assert batch.shape == found.shape
+        parts = [drawn(slice(0, 1)), drawn(slice(1, 3)), drawn(slice(3, None))]
+        assert torch.equal(batch, torch.cat(parts)), "as parts of a batch are cut"
 
     specs = plan.runs()
     assert [spec.split for spec in specs] == [None, 0, 1]
