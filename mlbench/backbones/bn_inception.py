@@ -113,6 +113,7 @@ class BNInception(nn.Module):
             )
             self.add_module(unit.name, convolution)
             self.add_module(f"{unit.name}_bn", nn.BatchNorm2d(unit.channels))
+        self.pool: nn.Module = _Average()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features; raise MlbenchError if the branches would differ in size."""
@@ -126,7 +127,7 @@ class BNInception(nn.Module):
         x = _halve(self._convolve(x, "conv2_3x3_reduce", "conv2_3x3"))
         for block in _BLOCKS:
             x = self._block(x, block)
-        return x.mean((2, 3))
+        return self.pool(x)
 
     def _convolve(self, x: Tensor, *names: str) -> Tensor:
         for name in names:
@@ -153,6 +154,11 @@ class BNInception(nn.Module):
         return self._convolve(pool(x, 3, stride=1, padding=1), f"{block.name}_pool_proj")
 
 
+class _Average(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
 def build(weights: str, weights_file: Path | None = None) -> Backbone:
     """Build BN-Inception (1024 features).
 
@@ -174,7 +180,7 @@ def build(weights: str, weights_file: Path | None = None) -> Backbone:
         convert=_flat_vectors,
     )
     expected = Preprocessing(scale=255, mean=(104, 117, 128), std=(1, 1, 1), channels="bgr")
-    return Backbone(trunk, _FEATURES, expected, loaded)
+    return Backbone(trunk, _FEATURES, expected, loaded, partial(trunk.set_submodule, "pool"))
 
 
 def _fits(side: int) -> bool:

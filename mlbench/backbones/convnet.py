@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -23,10 +24,13 @@ def build(weights: str, weights_file: Path | None = None) -> Backbone:
     Raises:
         MlbenchError: ImageNet weights were asked for, or the file does not fit.
     """
-    trunk = nn.Sequential(*_layers(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layers = _layers()
+    trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     loaded = load_weights("convnet", trunk, weights, weights_file, imagenet=_no_imagenet)
     half = (0.5, 0.5, 0.5)
-    return Backbone(trunk, _WIDTHS[-1], Preprocessing(mean=half, std=half), loaded)
+    expected = Preprocessing(mean=half, std=half)
+    place = partial(trunk.set_submodule, str(len(layers)))
+    return Backbone(trunk, _WIDTHS[-1], expected, loaded, place)
 
 
 def _layers() -> list[nn.Module]:

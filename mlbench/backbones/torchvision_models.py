@@ -74,4 +74,4 @@ def _build(
         imagenet=partial(published, imagenet.url, sha256),
         classifier=("fc.", "aux1.", "aux2."),
     )
-    return Backbone(trunk, features, _IMAGENET, loaded)
+    return Backbone(trunk, features, _IMAGENET, loaded, partial(trunk.set_submodule, "avgpool"))

@@ -17,7 +17,7 @@ from PIL import Image
 from mlbench.arrays import ImageArray
 from mlbench.datasets.decode import _MEND, BadImagesError
 from mlbench.errors import MlbenchError
-from mlbench.interfaces import ImageSet
+from mlbench.interfaces import ImageSet, Interpolation
 from mlbench.progress import Progress
 from mlbench.system.files import atomic_file, cache_dir
 from mlbench.system.locks import built_once
@@ -28,6 +28,7 @@ CACHE_VERSION = 1
 Index = npt.NDArray[np.int64]
 
 _CHUNK = 256
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _INDEX_BYTES = 16  # of each image: its height and width, both int64
 
 
@@ -74,6 +75,8 @@ def open_cache(
     key: str,
     progress: Progress | None = None,
     waiting: Callable[[], None] = lambda: None,
+    *,
+    interpolation: Interpolation = "bilinear",
 ) -> PixelCache:
     """Open the pixel cache of a set of images, building it if it is missing or damaged.
 
@@ -87,17 +90,19 @@ def open_cache(
             split.
         progress: called with the number of images done and their total while building.
         waiting: called once if another process is building this cache.
+        interpolation: by which images are resized.
 
     Raises:
         BadImagesError: images cannot be read.
         MlbenchError: the cache cannot be written.
     """
-    digest = hashlib.sha256(f"{key}\n{side}\n{CACHE_VERSION}".encode()).hexdigest()
+    way = "" if interpolation == "bilinear" else f"\n{interpolation}"  # caches were all bilinear
+    digest = hashlib.sha256(f"{key}\n{side}\n{CACHE_VERSION}{way}".encode()).hexdigest()
     path = cache_dir("pixels") / f"{side}px-{digest[:32]}.uint8"
     if not _is_whole(path, len(images)):
         with built_once(path, waiting):
             if not _is_whole(path, len(images)):
-                _build(path, images, side, progress)
+                _build(path, images, side, progress, interpolation)
     heights, widths = _read_index(path, len(images))
     sizes = 3 * heights * widths
     with path.open("rb") as file:
@@ -117,7 +122,7 @@ def find_bad(images: ImageSet, side: int, progress: Progress | None = None) -> d
     return bad
 
 
-def _resized(image: ImageArray, side: int, name: str) -> ImageArray:
+def _resized(image: ImageArray, side: int, name: str, interpolation: Interpolation) -> ImageArray:
     """Resize so that the shorter side is ``side`` (the arithmetic of torchvision's Resize).
 
     A side of 0 leaves the image as it is.
@@ -131,7 +136,7 @@ def _resized(image: ImageArray, side: int, name: str) -> ImageArray:
     if side * longer > (Image.MAX_IMAGE_PIXELS or np.inf):
         raise MlbenchError(f"image {name}: {width} x {height} pixels are too narrow{_MEND}")
     size = (side, longer) if width <= height else (longer, side)
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(image).resize(size, _RESAMPLING[interpolation]))
 
 
 def _check_array(image: object, name: str) -> None:
@@ -145,21 +150,26 @@ def _check_array(image: object, name: str) -> None:
     raise MlbenchError(f"image {name}: the data set must read (H, W, 3) uint8, not {found}")
 
 
-def _read_resized(images: ImageSet, i: int, side: int) -> ImageArray | MlbenchError:
+def _read_resized(
+    images: ImageSet, i: int, side: int, interpolation: Interpolation
+) -> ImageArray | MlbenchError:
     try:
-        return _resized(images.read(i), side, images.names[i])
+        return _resized(images.read(i), side, images.names[i], interpolation)
     except MlbenchError as error:
         return error
     except OSError as error:
         return MlbenchError(f"image {images.names[i]}: {error.strerror or error}{_MEND}")
 
 
-def decoded(images: ImageSet, side: int) -> Iterator[ImageArray | MlbenchError]:
+def decoded(
+    images: ImageSet, side: int, interpolation: Interpolation = "bilinear"
+) -> Iterator[ImageArray | MlbenchError]:
     """Decode and resize every image, several at a time; chunks bound how many wait in memory.
 
     Args:
         images: the images.
         side: their shorter side in pixels, as for ``open_cache``.
+        interpolation: by which they are resized.
 
     Yields:
         in order, ``(h, w, 3)`` uint8 RGB, or the error that names an image that cannot be read.
@@ -167,16 +177,22 @@ def decoded(images: ImageSet, side: int) -> Iterator[ImageArray | MlbenchError]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(images), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(images)))
-            yield from pool.map(lambda i: _read_resized(images, i, side), chunk)
+            yield from pool.map(lambda i: _read_resized(images, i, side, interpolation), chunk)
 
 
-def _build(path: Path, images: ImageSet, side: int, progress: Progress | None) -> None:
+def _build(
+    path: Path,
+    images: ImageSet,
+    side: int,
+    progress: Progress | None,
+    interpolation: Interpolation,
+) -> None:
     """Write all heights, all widths (int64), then the pixels; zeros come first until the end."""
     shapes = np.zeros((2, len(images)), "<i8")
     bad: list[str] = []
     with atomic_file(path) as file:
         file.write(shapes.tobytes())
-        for i, image in enumerate(decoded(images, side)):
+        for i, image in enumerate(decoded(images, side, interpolation)):
             if isinstance(image, MlbenchError):
                 bad.append(str(image))
             else:

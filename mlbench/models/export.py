@@ -88,6 +88,7 @@ def facts(model: Model) -> str:
         {
             "input": f"uint8 RGB (B, 3, {model.size}, {model.size})",
             "resize": model.resize,
+            "interpolation": model.interpolation,
             "crop": "center",
             "output": f"float32 (B, {model.dim}), unit length",
             "recipe": asdict(record.recipe),

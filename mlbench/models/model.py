@@ -26,7 +26,7 @@ from mlbench.datasets.decode import decode, to_rgb
 from mlbench.datasets.formats import upright
 from mlbench.datasets.pixels import decoded
 from mlbench.errors import MlbenchError
-from mlbench.interfaces import ImageSet
+from mlbench.interfaces import ImageSet, Interpolation
 from mlbench.metrics.vectors import as_array
 from mlbench.models.kept import (
     SUFFIXES,
@@ -62,12 +62,14 @@ class Model(nn.Module):
         record: see above.
         size: side of its input in pixels.
         resize: what the shorter side of an image becomes before its centre is cut out, in pixels.
+        interpolation: by which it is resized.
         dim: length of an embedding.
     """
 
     def __init__(self, network: Embedder, record: RunRecord) -> None:
         super().__init__()
         self.network, self.record = network, record
+        self.interpolation: Interpolation = getattr(network.trunk, "interpolation", "bilinear")
         inputs = record.recipe.input
         self.size, self.resize, self.dim = inputs.size, inputs.test_resize, record.recipe.head.dim
         self.eval().requires_grad_(False)
@@ -132,7 +134,7 @@ def _embed_images(model: Model, images: ImageSet, progress: Progress | None) -> 
     bad: dict[int, str] = {}
     crops: list[ImageArray] = []
     parts = [torch.empty(0, model.dim)]
-    for i, image in enumerate(decoded(images, model.resize)):
+    for i, image in enumerate(decoded(images, model.resize, model.interpolation)):
         if isinstance(image, MlbenchError):
             bad[i] = str(image)
         else:
@@ -248,7 +250,7 @@ def _build(record: RunRecord, weights: Path | None, *, stored: bool) -> Embedder
             f"backbone '{spec.name}' has weights {backbone.weights_id} here, and those of the run "
             f"are {record.weights_id}; install or give those"
         )
-    trunk = Trunk(backbone, recipe.input, spec)
+    trunk = Trunk(backbone, recipe)
     return Embedder(trunk, build_head(recipe.head, backbone.features))
 
 

@@ -16,6 +16,7 @@ from mlbench.recipes.reading import (
     loss_parameters,
     read_recipe_table,
     read_toml,
+    with_interpolation_of_backbone,
     with_ks_of_dataset,
 )
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec, digest, recipe_keys
@@ -136,7 +137,7 @@ def make_plan(request: Request) -> Plan:
         _set(key, value, table, losses)
     if not any(key in ("ks", "evaluation.ks") for key, _ in request.settings):
         table = with_ks_of_dataset(table, recipe_table)
-    table, files = _resolve_files(table, request.data_root)
+    table, files = _resolve_files(with_interpolation_of_backbone(table), request.data_root)
     policy = check_value(OnBadImage, request.on_bad_image, "on_bad_image")
     files = replace(
         files, on_bad_image=policy, compile=request.compile, keep_model=request.keep_model

@@ -13,7 +13,7 @@ from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import ParamValue
 from mlbench.recipes.spec import Recipe
 from mlbench.recipes.validation import build, check_value
-from mlbench.registry import DATASETS
+from mlbench.registry import BACKBONES, DATASETS
 from mlbench.system.files import check_path
 from mlbench.system.regular import read_regular
 
@@ -48,7 +48,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     """
     table, where = read_recipe_table(name_or_path)
     table.pop("losses", None)
-    return build(Recipe, table, where)
+    return build(Recipe, with_interpolation_of_backbone(table), where)
 
 
 def recipe_fields(name_or_path: str) -> dict[str, Any]:
@@ -120,6 +120,18 @@ def with_ks_of_dataset(table: dict[str, Any], before: Mapping[str, Any]) -> dict
     if ks is None or wanted is None or ks != usual:
         return table
     return {**table, "evaluation": {**table["evaluation"], "ks": wanted}}
+
+
+def with_interpolation_of_backbone(table: dict[str, Any]) -> dict[str, Any]:
+    """Let images be resized as the backbone's entry says, where the recipe does not say it."""
+    inputs, name = table.get("input"), table.get("backbone", {}).get("name")
+    if inputs is None or "interpolation" in inputs or not isinstance(name, str):
+        return table
+    try:
+        usual = BACKBONES.get(name).interpolation
+    except MlbenchError:  # named where the whole recipe is checked
+        return table
+    return {**table, "input": {**inputs, "interpolation": usual}}
 
 
 def _dataset_and_ks(table: Mapping[str, Any]) -> tuple[object, object]:

@@ -71,6 +71,8 @@ class InputSpec:
         normalization: ``backbone`` for scale, mean and std of the backbone's weights; ``none``
             leaves pixels in 0-1.
         channels: channel order; ``backbone`` for that of its weights.
+        interpolation: by which images are resized; ``backbone`` for that of its weights, which is
+            what recipes that do not say it get with a backbone of timm.
     """
 
     size: Count
@@ -81,6 +83,7 @@ class InputSpec:
     flip: bool
     normalization: Literal["backbone", "none"]
     channels: Literal["backbone", "rgb", "bgr"]
+    interpolation: Literal["bilinear", "bicubic", "backbone"] = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -104,15 +107,23 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """From pooled features to the embedding.
+    """From the trunk's last feature map, or tokens, to the embedding.
 
     Attributes:
         kind: ``linear``, or ``relu-bn-linear`` (ReLU, batch norm, linear).
         dim: length of the embedding.
+        pool: over all positions: ``backbone`` for the network's own way (global average, but of
+            some timm models, such as the class token of transformers); ``avg``, ``max``; their sum
+            ``avg+max`` (Kim et al. 2020, code); ``gem``, the generalised mean with exponent 3
+            (Radenovic et al. 2019).
+        norm: of the pooled features: ``none``, or ``layer`` norm without scale and shift (Zhai &
+            Wu 2019).
     """
 
     kind: Literal["linear", "relu-bn-linear"]
     dim: Annotated[int, Range(1, 65536)]
+    pool: Literal["backbone", "avg", "max", "avg+max", "gem"] = "backbone"
+    norm: Literal["none", "layer"] = "none"
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,9 @@ class OptimizerSpec:
         eps: of Adam and RMSprop (no effect on ``sgd``).
         weight_decay: on all parameters, the loss's included.
         momentum: of ``sgd`` and ``rmsprop``; ``usual`` is 0.9 for ``sgd`` and 0 for ``rmsprop``.
+        clip_value: each entry of a gradient is kept within plus and minus this; 0 does not clip.
+        clip_norm: after that, the gradient of all parameters together, the loss's included, is
+            scaled down to this length if it is longer; 0 does not clip.
     """
 
     name: Literal["adam", "adamw", "rmsprop", "sgd"]
@@ -136,6 +150,8 @@ class OptimizerSpec:
     eps: Positive
     weight_decay: NonNegative
     momentum: Annotated[float, Range(0, 1)] | Literal["usual"] = "usual"
+    clip_value: NonNegative = 0.0
+    clip_norm: NonNegative = 0.0
 
 
 @dataclass(frozen=True)
@@ -147,12 +163,15 @@ class ScheduleSpec:
         milestones: 0-based epochs at whose start all rates are multiplied by ``decay``.
         decay: see ``milestones``.
         warmup: number of first epochs in which the trunk is not trained.
+        annealing: ``cosine`` multiplies all rates of 0-based epoch e of E by (1 + cos(pi e/E)) / 2
+            as well (Loshchilov & Hutter 2017, without restarts).
     """
 
     epochs: Count
     milestones: tuple[Natural, ...]
     decay: Positive
     warmup: Natural
+    annealing: Literal["none", "cosine"] = "none"
 
 
 @dataclass(frozen=True)

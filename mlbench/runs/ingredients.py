@@ -17,7 +17,7 @@ from mlbench.datasets.decode import BadImagesError
 from mlbench.datasets.pixels import PixelCache, open_cache
 from mlbench.datasets.resplit import resplit
 from mlbench.errors import MlbenchError
-from mlbench.interfaces import Backbone, Dataset, ImageSet
+from mlbench.interfaces import Backbone, Dataset, ImageSet, Interpolation
 from mlbench.progress import PhaseProgress
 from mlbench.recipes.plan import Files
 from mlbench.recipes.spec import Recipe, digest
@@ -189,17 +189,28 @@ class Ingredients:
         source = Subset(self.inputs("train", seed), members)
         return Validation(source, images.labels[members], groups)
 
-    @functools.cached_property
+    @property
     def weights_id(self) -> str:
         """What the backbone's initial weights are; it is tried on a blank image first."""
+        return self._tried[0]
+
+    @property
+    def interpolation(self) -> Interpolation:
+        """By which images are resized."""
+        named = self.recipe.input.interpolation
+        return self._tried[1] if named == "backbone" else named
+
+    @functools.cached_property
+    def _tried(self) -> tuple[str, Interpolation]:
+        """The identity and the interpolation of the backbone's weights; it itself is not kept."""
         backbone = self._backbone(0)
         _check_backbone(backbone, self.recipe)
-        return backbone.weights_id
+        return backbone.weights_id, backbone.preprocessing.interpolation
 
     def trunk(self, seed: int) -> tuple[Trunk, int]:
         """Build the trunk as the run of ``seed`` starts it, and tell the length of its features."""
         backbone = self._backbone(seed)
-        trunk = Trunk(backbone, self.recipe.input, self.recipe.backbone)
+        trunk = Trunk(backbone, self.recipe)
         return trunk.to(self.device).to(memory_format=torch.channels_last), backbone.features
 
     def _backbone(self, seed: int) -> Backbone:
@@ -254,12 +265,21 @@ class Ingredients:
         place = device_name(self.device)
         backbone = [self.recipe.backbone.name, self.weights_id, place, torch.__version__]
         tf32 = self.device.type == "cuda" and self.recipe.training.precision == "tf32"
-        rest = [source] * (source != "built-in") + ["tf32"] * tf32
+        rest = [source] * (source != "built-in") + ["tf32"] * tf32 + self._later_ways()
         key = digest([_FEATURES_VERSION, self.dataset.fingerprint, side, *used, *backbone, *rest])
         path = cache_dir("features") / f"{key}.npy"
         waiting = self._waiting(f"features of the {side} images")
         batches = functools.partial(self._feature_batches, side, seed)
         return cached_features(path, len(self.images(side)), batches, waiting)
+
+    def _later_ways(self) -> list[str]:
+        """Name what changes features and was added later; empty for what was done before.
+
+        Features are kept pooled, as ``head.pool`` says.
+        """
+        pool, interpolation = self.recipe.head.pool, self.interpolation
+        pooled = [f"pool {pool}"] * (pool != "backbone")
+        return pooled + [interpolation] * (interpolation != "bilinear")
 
     def _waiting(self, phase: str) -> Callable[[], None]:
         return functools.partial(self.progress, f"waiting for another process: {phase}", 0, 0)
@@ -274,7 +294,7 @@ class Ingredients:
         cache = self._pixels(side, resize)
         if (side, resize) not in self._crops:
             kept = sum(c.data.nbytes for c in self._crops.values() if isinstance(c, ResidentCrops))
-            self._crops[side, resize] = open_crops(cache, self.device, kept)
+            self._crops[side, resize] = open_crops(cache, self.device, kept, self.interpolation)
         return ImageSource(cache, self._crops[side, resize], self.recipe.input)
 
     def _pixels(self, side: Side, resize: int) -> PixelCache:
@@ -289,7 +309,9 @@ class Ingredients:
             report = functools.partial(self.progress, f"decoding the {side} images")
             key = f"{self.dataset.fingerprint}-{side}"
             waiting = self._waiting(f"decoding the {side} images")
-            self._caches[side, resize] = open_cache(self.images(side), resize, key, report, waiting)
+            self._caches[side, resize] = open_cache(
+                self.images(side), resize, key, report, waiting, interpolation=self.interpolation
+            )
         return self._caches[side, resize]
 
 
@@ -330,7 +352,7 @@ def _check_backbone(backbone: Backbone, recipe: Recipe) -> None:
     if not isinstance(backbone, Backbone):
         kind = type(backbone).__name__
         raise MlbenchError(f"{name}: its factory returns {kind}, not a Backbone; mend it")
-    trunk = Trunk(backbone, recipe.input, recipe.backbone).eval()
+    trunk = Trunk(backbone, recipe).eval()
     try:
         with torch.inference_mode():
             features = trunk(torch.zeros(2, 3, size, size, dtype=torch.uint8))

@@ -1,11 +1,12 @@
 """Cut, resize and mirror crops of cached images: one by one on a CPU, a batch at once on a GPU.
 
-Both ways are bilinear and antialiased, as torchvision's ``resized_crop``, and give uint8 batches
-in channels-last layout, which the network normalises as its first layer.
+Both ways are bilinear (or bicubic) and antialiased, as torchvision's ``resized_crop``, and give
+uint8 batches in channels-last layout, which the network normalises as its first layer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Protocol
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from mlbench.arrays import Indices
 from mlbench.datasets.pixels import PixelCache
+from mlbench.interfaces import Interpolation
 from mlbench.training.device import to_device
 
 
@@ -33,7 +35,12 @@ _RESIDENT_SHARE = 0.4
 """Of a GPU's memory, for the pixels of all caches together; the rest is for the network."""
 
 
-def open_crops(cache: PixelCache, device: torch.device, resident: int = 0) -> Crops:
+def open_crops(
+    cache: PixelCache,
+    device: torch.device,
+    resident: int = 0,
+    interpolation: Interpolation = "bilinear",
+) -> Crops:
     """Return the way to cut crops that suits the device.
 
     A GPU gets the whole cache if that takes at most half of its free memory, and all caches at most
@@ -44,16 +51,17 @@ def open_crops(cache: PixelCache, device: torch.device, resident: int = 0) -> Cr
         cache: of the images.
         device: to cut on.
         resident: bytes of other caches that this process keeps there.
+        interpolation: by which crops are resized.
     """
     if device.type == "cpu":
-        return SlicedCrops(cache)
+        return SlicedCrops(cache, interpolation)
     free, whole = torch.cuda.mem_get_info(device)
     needed = cache.data.nbytes
     if needed <= free // 2 and resident + needed <= _RESIDENT_SHARE * whole:
         cache.image(0)  # raises if the file behind ``data`` was cut off
         with suppress(torch.cuda.OutOfMemoryError):
-            return ResidentCrops(cache, torch.from_numpy(cache.data).to(device))
-    return StreamedCrops(cache, device)
+            return ResidentCrops(cache, torch.from_numpy(cache.data).to(device), interpolation)
+    return StreamedCrops(cache, device, interpolation)
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class SlicedCrops:
     """Slices and resizes image by image: on a CPU a sixth of the time of ``cut`` or less."""
 
     cache: PixelCache
+    interpolation: Interpolation = "bilinear"
 
     def __call__(self, indices: Indices, boxes: Boxes, size: int) -> Tensor:
         """Return crops on the CPU, equal to torchvision's.
@@ -82,7 +91,7 @@ class SlicedCrops:
         crop = pixels.permute(2, 0, 1)
         if crop.shape[1:] == (size, size):
             return crop
-        return F.interpolate(crop[None], (size, size), mode="bilinear", antialias=True)[0]
+        return F.interpolate(crop[None], (size, size), mode=self.interpolation, antialias=True)[0]
 
 
 @dataclass(frozen=True)
@@ -92,16 +101,18 @@ class ResidentCrops:
     Attributes:
         cache: where each image lies in ``data``.
         data: the cache's pixels, flat uint8, on the device.
+        interpolation: by which crops are resized.
     """
 
     cache: PixelCache
     data: Tensor
+    interpolation: Interpolation = "bilinear"
 
     def __call__(self, indices: Indices, boxes: Boxes, size: int) -> Tensor:
         """Return crops on the device."""
         widths = self.cache.widths[indices]
         starts = self.cache.offsets[indices] // 3 + boxes.top * widths + boxes.left
-        return cut(self.data, starts, widths, boxes, size)
+        return cut(self.data, starts, widths, boxes, size, self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,7 @@ class StreamedCrops:
 
     cache: PixelCache
     device: torch.device
+    interpolation: Interpolation = "bilinear"
 
     def __call__(self, indices: Indices, boxes: Boxes, size: int) -> Tensor:
         """Return crops on the device; the copy is queued, not waited for."""
@@ -123,15 +135,23 @@ class StreamedCrops:
         rows = [self.cache.image(i)[top:bottom].reshape(-1, 3) for i, top, bottom in spans]
         np.concatenate(rows, out=staged.numpy())
         data = staged.to(self.device, non_blocking=True)
-        return cut(data.view(-1), ends - pixels + boxes.left, widths, boxes, size)
+        starts = ends - pixels + boxes.left
+        return cut(data.view(-1), starts, widths, boxes, size, self.interpolation)
 
 
-def cut(data: Tensor, starts: Indices, widths: Indices, boxes: Boxes, size: int) -> Tensor:
+def cut(
+    data: Tensor,
+    starts: Indices,
+    widths: Indices,
+    boxes: Boxes,
+    size: int,
+    interpolation: Interpolation = "bilinear",
+) -> Tensor:
     """Cut, resize and mirror a batch of crops on the device of ``data``.
 
     The weights are those of ``torch.nn.functional.interpolate(..., antialias=True)``: a triangle
-    as wide as an output pixel, but at least two input pixels. Resizing is separable, so that it is
-    two products of matrices for all crops, each padded to the largest.
+    (or Keys' cubic) as wide as an output pixel, but at least two input pixels. Resizing is
+    separable, so that it is two products of matrices for all crops, each padded to the largest.
 
     Args:
         data: pixels, flat uint8, three values each.
@@ -139,6 +159,7 @@ def cut(data: Tensor, starts: Indices, widths: Indices, boxes: Boxes, size: int)
         widths: ``(B,)`` pixels from one row of the crop's image to the next.
         boxes: height, width and mirroring of the crops.
         size: side of the result.
+        interpolation: by which crops are resized.
 
     Returns:
         uint8 ``(B, 3, size, size)``, channels-last. It is rounded once, at the end, whereas torch
@@ -152,16 +173,19 @@ def cut(data: Tensor, starts: Indices, widths: Indices, boxes: Boxes, size: int)
     rows = start[:, None] + torch.minimum(y, height[:, None] - 1) * stride[:, None]
     pixels = rows[:, :, None] + torch.minimum(x, width[:, None] - 1)[:, None]
     values = data.view(-1, 3)[pixels].transpose(2, 3).float().contiguous()  # (B, y, channel, x)
-    across = _weights(width, size, len(x), flip.bool())
-    down = _weights(height, size, len(y), torch.zeros_like(flip, dtype=torch.bool))
+    kernel = _KERNELS[interpolation]
+    across = _weights(width, size, len(x), flip.bool(), kernel)
+    down = _weights(height, size, len(y), torch.zeros_like(flip, dtype=torch.bool), kernel)
     narrow = torch.bmm(values.flatten(1, 2), across.transpose(1, 2))
     resized = torch.bmm(down, narrow.view(len(starts), len(y), 3 * size))
-    # TF32 may take a white pixel above 255.
+    # The cubic overshoots, and TF32 may take a white pixel above 255.
     whole = resized.round_().clamp_(0, 255).to(torch.uint8)
     return whole.view(-1, size, 3, size).permute(0, 2, 1, 3).to(memory_format=torch.channels_last)
 
 
-def _weights(lengths: Tensor, size: int, longest: int, mirrored: Tensor) -> Tensor:
+def _weights(
+    lengths: Tensor, size: int, longest: int, mirrored: Tensor, kernel: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Return ``(B, size, longest)``: what each input pixel adds to each output pixel."""
     device = lengths.device
     scale = lengths[:, None] / size
@@ -170,8 +194,25 @@ def _weights(lengths: Tensor, size: int, longest: int, mirrored: Tensor) -> Tens
     centers = scale * (targets + 0.5)
     source = torch.arange(longest, device=device)
     distance = (source + 0.5 - centers[:, :, None]).abs() / scale.clamp(min=1.0)[:, :, None]
-    triangle = (1.0 - distance).clamp_(min=0.0) * (source < lengths[:, None])[:, None]
-    return triangle / triangle.sum(2, keepdim=True)
+    weights = kernel(distance) * (source < lengths[:, None])[:, None]
+    return weights / weights.sum(2, keepdim=True)
+
+
+def _triangle(distance: Tensor) -> Tensor:
+    return (1.0 - distance).clamp_(min=0.0)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Return the cubic of Keys (1981) with a = -1/2, which Pillow and torch take to antialias."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1.0
+    far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+    return torch.where(distance < 1.0, near, far.masked_fill(distance >= 2.0, 0.0))
+
+
+_KERNELS: dict[Interpolation, Callable[[Tensor], Tensor]] = {
+    "bilinear": _triangle,
+    "bicubic": _cubic,
+}
 
 
 Ints = npt.NDArray[np.int64]

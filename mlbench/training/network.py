@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mlbench.interfaces import Backbone, Preprocessing
-from mlbench.recipes.spec import BackboneSpec, HeadSpec, InputSpec
+from mlbench.errors import MlbenchError
+from mlbench.interfaces import Backbone, Interpolation, Preprocessing
+from mlbench.recipes.spec import HeadSpec, InputSpec, Recipe
 
+_GEM_EXPONENT, _GEM_LEAST = 3, 1e-6
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -31,16 +34,53 @@ class Normalise(nn.Module):
         return torch.addcmul(self.get_buffer("offset"), pixels.float(), self.get_buffer("factor"))
 
 
-class Trunk(nn.Module):
-    """Preprocessing and backbone: uint8 RGB ``(B, 3, H, W)`` to features ``(B, F)``.
+class Pool(nn.Module):
+    """Global pooling: ``(B, F, ...)`` to ``(B, F)``, the same for all backbones.
 
-    In training mode, batch norm keeps to the recipe's ``backbone.bn_stats``.
+    The generalised mean is over positive parts, ``(mean max(x, 1e-6)^3)^(1/3)`` (Radenovic et al.
+    2019, eq. 3); its exponent stays at 3, where theirs starts.
     """
 
-    def __init__(self, backbone: Backbone, inputs: InputSpec, spec: BackboneSpec) -> None:
+    def __init__(self, kind: Literal["avg", "max", "avg+max", "gem"]) -> None:
         super().__init__()
-        self.normalise = Normalise(preprocessing_of(backbone.preprocessing, inputs))
+        self.kind = kind
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return pooled features ``(B, F)``."""
+        x = maps.flatten(2)
+        if self.kind == "gem":
+            return x.clamp(min=_GEM_LEAST).pow(_GEM_EXPONENT).mean(2).pow(1 / _GEM_EXPONENT)
+        if self.kind == "avg+max":
+            return x.mean(2) + x.amax(2)
+        return x.mean(2) if self.kind == "avg" else x.amax(2)
+
+
+class Trunk(nn.Module):
+    """Preprocessing and backbone: uint8 RGB ``(B, 3, H, W)`` to pooled features ``(B, F)``.
+
+    In training mode, batch norm keeps to the recipe's ``backbone.bn_stats``.
+
+    Attributes:
+        interpolation: by which images are resized for it.
+
+    Raises:
+        MlbenchError: the recipe's ``head.pool`` has no place in this backbone.
+    """
+
+    def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
+        super().__init__()
+        spec, pool = recipe.backbone, recipe.head.pool
+        own, named = backbone.preprocessing, recipe.input.interpolation
+        self.interpolation: Interpolation = own.interpolation if named == "backbone" else named
+        self.normalise = Normalise(preprocessing_of(own, recipe.input))
         self.backbone = backbone.trunk
+        if pool != "backbone":
+            if backbone.set_pool is None:
+                raise MlbenchError(
+                    f"backbone '{spec.name}' has no place for head.pool '{pool}': it does not say "
+                    "where its features are pooled; leave head.pool at 'backbone'"
+                )
+            backbone.set_pool(Pool(pool))
         self.frozen_stats = spec.bn_stats == "frozen"
         if spec.bn_affine == "frozen":
             for norm in self._batch_norms():
@@ -112,7 +152,9 @@ def preprocessing_of(own: Preprocessing, inputs: InputSpec) -> Preprocessing:
 
 def build_head(spec: HeadSpec, features: int) -> nn.Module:
     """Return the head that maps features ``(B, features)`` to embeddings ``(B, spec.dim)``."""
-    linear = nn.Linear(features, spec.dim)
-    if spec.kind == "linear":
-        return linear
-    return nn.Sequential(nn.ReLU(), nn.BatchNorm1d(features), linear)
+    layers: list[nn.Module] = [nn.Linear(features, spec.dim)]
+    if spec.kind == "relu-bn-linear":
+        layers = [nn.ReLU(), nn.BatchNorm1d(features), *layers]
+    if spec.norm == "layer":
+        layers = [nn.LayerNorm(features, elementwise_affine=False), *layers]
+    return nn.Sequential(*layers) if len(layers) > 1 else layers[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import LossEntry
-from mlbench.recipes.spec import OptimizerSpec
+from mlbench.recipes.spec import OptimizerSpec, ScheduleSpec
 from mlbench.training.network import Embedder
 
 
@@ -36,6 +38,23 @@ def build_optimizer(
         )
     kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
     return kind(groups, eps=spec.eps, weight_decay=spec.weight_decay, fused=True)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, spec: OptimizerSpec) -> None:
+    """Limit the gradients that the optimiser is about to take, as ``spec`` says."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if spec.clip_value:
+        nn.utils.clip_grad_value_(parameters, spec.clip_value)
+    if spec.clip_norm:
+        nn.utils.clip_grad_norm_(parameters, spec.clip_norm)
+
+
+def rate_factor(schedule: ScheduleSpec, epoch: int) -> float:
+    """Return what the learning rates of the 0-based ``epoch`` are multiplied by."""
+    steps = schedule.decay ** sum(epoch >= start for start in schedule.milestones)
+    if schedule.annealing == "none":
+        return steps
+    return steps * (1 + math.cos(math.pi * epoch / schedule.epochs)) / 2
 
 
 def loss_groups(loss: nn.Module, entry: LossEntry, spec: OptimizerSpec) -> list[dict[str, object]]:

@@ -30,7 +30,7 @@ from mlbench.training.device import (
     to_device,
 )
 from mlbench.training.network import Embedder, WithFeatures, live_batch_norms
-from mlbench.training.optimizer import build_optimizer
+from mlbench.training.optimizer import build_optimizer, clip_gradients, rate_factor
 from mlbench.training.sampler import batch_sizes, epoch_batches, twice
 
 _REHEARSALS = 3  # the first compiles, the second captures CUDA graphs, the third replays them
@@ -262,6 +262,7 @@ class Trainer:
         else:
             loss = self._loss(self._outputs(batch.draw(slice(None))), batch)
             loss.backward()
+        clip_gradients(self.optimizer, self.recipe.optimizer)
         self.optimizer.step()
         return loss.detach()
 
@@ -310,7 +311,7 @@ class Trainer:
 
     def _set_rates(self, epoch: int) -> None:
         schedule = self.recipe.schedule
-        factor = schedule.decay ** sum(epoch >= start for start in schedule.milestones)
+        factor = rate_factor(schedule, epoch)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
             if group["name"] == "trunk":

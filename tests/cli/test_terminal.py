@@ -155,7 +155,7 @@ def test_names_are_completed(shell: type[ShellComplete]) -> None:
     assert completed(shell, "run", "--losses", "softt") == ["softtriple"]
     assert completed(shell, "run", "--losses", "npairs,trip")[0] == "npairs,triplet"
     assert completed(shell, "run", "--dataset", "fol") == ["folder:"]
-    assert completed(shell, "run", "--backbone", "efficientnet_l") == ["efficientnet_lite0"]
+    assert completed(shell, "run", "--backbone", "bn_i") == ["bn_inception"]
     assert completed(shell, "run", "--track", "ten") == ["tensorboard"]
     assert completed(shell, "tune", "--recipe", "fro") == ["frozen"]
     assert completed(shell, "diff", "blog", "pap") == ["paper"]

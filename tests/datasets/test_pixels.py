@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.transforms import Resize
+from torchvision.transforms import InterpolationMode, Resize
 
 from mlbench.arrays import ImageArray
 from mlbench.datasets.decode import decode
@@ -198,6 +198,18 @@ class TestOpenCache:
         for i, array in enumerate(arrays):
             expected = np.asarray(Resize(side)(Image.fromarray(array)))
             np.testing.assert_array_equal(cache.image(i), expected)
+
+    def test_bicubic_images_have_a_cache_of_their_own(self):
+        array = noise(9, 13)
+        images = image_set([array])
+        linear, cubic = (
+            open_cache(images, 5, "key", interpolation=way).image(0)
+            for way in ("bilinear", "bicubic")
+        )
+        resize = Resize(5, interpolation=InterpolationMode.BICUBIC)
+        np.testing.assert_array_equal(cubic, np.asarray(resize(Image.fromarray(array))))
+        np.testing.assert_array_equal(linear, np.asarray(Resize(5)(Image.fromarray(array))))
+        assert not np.array_equal(linear, cubic)
 
     def test_flat_layout(self):
         arrays = [noise(4, 6), noise(5, 4)]

@@ -71,6 +71,16 @@ def test_loss_parameters_by_name_or_for_all_that_have_them() -> None:
     assert params["npairs"] == {"l2_reg": 0.005}
 
 
+def test_images_are_resized_as_the_weights_of_timm_want_unless_the_recipe_says_it() -> None:
+    assert plan_of().recipe.input.interpolation == "bilinear"
+    timm = plan_of(backbone="timm:test_vit").recipe
+    assert timm.input.interpolation == "backbone"
+    given = plan_of("interpolation=bilinear", backbone="timm:test_vit").recipe
+    assert given.input.interpolation == "bilinear"
+    assert given.recipe_id != timm.recipe_id
+    assert plan_of("backbone.name=timm:test_vit").recipe == timm
+
+
 def test_bare_words_are_strings() -> None:
     assert parse_setting("backbone.weights=none") == ("backbone.weights", "none")
     assert parse_setting("schedule.milestones = [1, 2]") == ("schedule.milestones", [1, 2])

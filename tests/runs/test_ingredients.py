@@ -93,6 +93,29 @@ def test_features_of_a_built_in_are_kept_under_the_old_key(
     assert kept.stem == hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def test_features_of_another_pooling_or_interpolation_are_others(
+    photos: Path, registered: None, tmp_path: Path
+) -> None:
+    layers = [nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+
+    def build(weights: str, weights_file: Path | None = None) -> Backbone:
+        trunk = nn.Sequential(*layers)
+        half = (0.5, 0.5, 0.5)
+        own = Preprocessing(half, half, interpolation="bicubic")
+        return Backbone(trunk, 4, own, "imagenet:x", lambda pool: trunk.set_submodule("1", pool))
+
+    BACKBONES._entries["mine"] = BackboneEntry(name="mine", target=build, summary="small")
+    mine = {"backbone.name": "mine", "backbone.weights": "imagenet"}
+    ways = [{}, {"head.pool": "avg"}, {"head.pool": "max"}, {"input.interpolation": "backbone"}]
+    found = [spec_and_ingredients(photos, **mine, **way).features("test", 0) for way in ways]
+    torch.testing.assert_close(found[0], found[1])
+    assert (found[2] > found[0]).all()
+    assert not torch.equal(found[3], found[0])
+    again = spec_and_ingredients(photos, **mine, **{"input.interpolation": "bicubic"})
+    assert torch.equal(again.features("test", 0), found[3])
+    assert len(list((tmp_path / "cache" / "features").glob("*.npy"))) == len(ways)
+
+
 def test_a_backbone_of_other_features_than_declared(photos: Path, registered: None) -> None:
     register(1.0, "plugin 1.0", declared=5)
     message = r"'mine' gives features of shape \(2, 4\) for 2 images and declares 5; mend its"

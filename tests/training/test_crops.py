@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
 from mlbench.arrays import ImageArray
 from mlbench.datasets.decode import decode
 from mlbench.datasets.pixels import PixelCache
+from mlbench.interfaces import Interpolation
 from mlbench.training.crops import (
     Boxes,
     Crops,
@@ -124,17 +126,49 @@ def test_a_crop_of_its_own_size_is_copied(way: str, flip: bool) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 24), st.integers(0, 2**32 - 1))
-def test_weights_are_those_of_torch(height: int, width: int, size: int, seed: int) -> None:
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 24),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["bilinear", "bicubic"]),
+)
+def test_weights_are_those_of_torch(
+    height: int, width: int, size: int, seed: int, mode: Interpolation
+) -> None:
     """Torch resizes floats without rounding between directions, as the batched way does."""
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     cache = cache_of([np.zeros((2, 3, 3), np.uint8), image])
     zero = np.zeros(1, np.int64)
     boxes = Boxes(zero, zero, np.array([height]), np.array([width]), np.zeros(1, np.bool_))
-    batch = WAYS["resident"](cache)(np.array([1]), boxes, size)
+    crops = ResidentCrops(cache, torch.from_numpy(cache.data), mode)
+    batch = crops(np.array([1]), boxes, size)
     values = torch.from_numpy(image).permute(2, 0, 1)[None].double()
-    theirs = F.interpolate(values, (size, size), mode="bilinear", antialias=True)
+    theirs = F.interpolate(values, (size, size), mode=mode, antialias=True).clamp(0, 255)
     assert (batch - theirs).abs().max() < 0.5001
+
+
+def test_all_ways_cut_bicubic_crops_as_torchvision() -> None:
+    images = waves([(40, 56), (90, 40)])
+    cache = cache_of(images)
+    boxes = random_boxes(cache.heights, cache.widths, 0.3, True, np.random.default_rng(0))
+    ways = [
+        SlicedCrops(cache, "bicubic"),
+        ResidentCrops(cache, torch.from_numpy(cache.data), "bicubic"),
+        StreamedCrops(cache, CPU, "bicubic"),
+    ]
+    for row, image in enumerate(images):
+        crop = tvf.resized_crop(
+            torch.from_numpy(image).permute(2, 0, 1),
+            *(int(getattr(boxes, k)[row]) for k in ("top", "left", "height", "width")),
+            size=[32, 32],
+            interpolation=InterpolationMode.BICUBIC,
+            antialias=True,
+        )
+        expected = crop.flip(2) if boxes.flip[row] else crop
+        for way in ways:
+            batch = way(np.arange(2), boxes, 32)
+            assert (batch[row].int() - expected.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -147,7 +181,9 @@ def test_batches_are_channels_last(way: str) -> None:
 
 
 def test_a_cpu_slices() -> None:
-    assert isinstance(open_crops(cache_of(waves([(8, 8)])), CPU), SlicedCrops)
+    crops = open_crops(cache_of(waves([(8, 8)])), CPU, interpolation="bicubic")
+    assert isinstance(crops, SlicedCrops)
+    assert crops.interpolation == "bicubic"
 
 
 @pytest.mark.gpu

@@ -1,12 +1,15 @@
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mlbench.errors import MlbenchError
 from mlbench.interfaces import Backbone, Preprocessing
 from mlbench.recipes.reading import load_recipe
-from mlbench.training.network import Embedder, Normalise, Trunk, build_head, preprocessing_of
+from mlbench.training.network import Embedder, Normalise, Pool, Trunk, build_head, preprocessing_of
 
 RGB = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
 CAFFE = Preprocessing(mean=(104.0, 117.0, 128.0), std=(1.0, 1.0, 1.0), scale=255.0, channels="bgr")
@@ -44,7 +47,7 @@ def test_recipe_overrides_of_the_input() -> None:
 @pytest.mark.parametrize("affine", ["train", "frozen"])
 def test_batch_norm_statistics_and_affine_freeze_apart(stats: str, affine: str) -> None:
     spec = replace(RECIPE.backbone, bn_stats=stats, bn_affine=affine)
-    trunk = Trunk(backbone(), RECIPE.input, spec).train()
+    trunk = Trunk(backbone(), replace(RECIPE, backbone=spec)).train()
     norm = next(m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d))
     assert norm.running_mean is not None
     before = norm.running_mean.clone()
@@ -60,6 +63,63 @@ def test_heads() -> None:
     deep = build_head(replace(spec, kind="relu-bn-linear"), 10)
     assert isinstance(deep, nn.Sequential)
     assert [type(m) for m in deep] == [nn.ReLU, nn.BatchNorm1d, nn.Linear]
+
+
+def test_a_head_with_layer_norm_is_not_changed_by_the_scale_of_features() -> None:
+    head = build_head(replace(RECIPE.head, norm="layer"), 10)
+    assert isinstance(head, nn.Sequential)
+    assert [type(m) for m in head] == [nn.LayerNorm, nn.Linear]
+    assert len(list(head.parameters())) == 2  # of the linear map alone
+    x = torch.randn(3, 10)
+    linear = head[1]
+    assert isinstance(linear, nn.Linear)
+    unit = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True, correction=0)
+    torch.testing.assert_close(head(5 * x + 2), linear(unit), rtol=1e-4, atol=1e-4)
+    deep = build_head(replace(RECIPE.head, kind="relu-bn-linear", norm="layer"), 10)
+    assert isinstance(deep, nn.Sequential)
+    assert [type(m) for m in deep] == [nn.LayerNorm, nn.ReLU, nn.BatchNorm1d, nn.Linear]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("avg", [2.5, -2.5]),
+        ("max", [4.0, -1.0]),
+        ("avg+max", [6.5, -3.5]),
+        ("gem", [np.cbrt((1 + 8 + 27 + 64) / 4), 1e-6]),  # of positive parts
+    ],
+)
+def test_pooling(kind: Any, expected: list[float]) -> None:
+    grid = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]], [[-1.0, -2.0], [-3.0, -4.0]]]])
+    torch.testing.assert_close(Pool(kind)(grid), torch.tensor([expected], dtype=torch.float32))
+    torch.testing.assert_close(Pool(kind)(grid.flatten(2)), Pool(kind)(grid))
+
+
+def test_a_recipe_pools_where_the_backbone_does() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    pooled = Backbone(layers, 4, RGB, "none", lambda pool: layers.set_submodule("1", pool))
+    recipe = replace(RECIPE, head=replace(RECIPE.head, pool="max"))
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    trunk = Trunk(pooled, recipe)
+    assert torch.equal(trunk(pixels), layers[0](trunk.normalise(pixels)).amax((2, 3)))
+
+
+def test_another_pooling_of_a_backbone_without_a_place_for_it_is_refused() -> None:
+    recipe = replace(RECIPE, head=replace(RECIPE.head, pool="gem"))
+    with pytest.raises(MlbenchError, match=r"'convnet' has no place for head\.pool 'gem'.*leave"):
+        Trunk(backbone(), recipe)
+
+
+def test_a_trunk_knows_how_images_are_resized_for_it() -> None:
+    cubic = replace(backbone(), preprocessing=replace(RGB, interpolation="bicubic"))
+    ways = {
+        named: Trunk(cubic, replace(RECIPE, input=replace(RECIPE.input, interpolation=named)))
+        for named in ("bilinear", "backbone")
+    }
+    assert {k: trunk.interpolation for k, trunk in ways.items()} == {
+        "bilinear": "bilinear",
+        "backbone": "bicubic",
+    }
 
 
 def test_embedder_is_head_of_trunk() -> None:

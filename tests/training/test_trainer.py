@@ -15,8 +15,8 @@ from mlbench.registry import LOSSES
 from mlbench.training import trainer as module
 from mlbench.training.batches import FeatureSource
 from mlbench.training.network import Embedder
-from mlbench.training.optimizer import build_optimizer
-from mlbench.training.trainer import Trainer
+from mlbench.training.optimizer import build_optimizer, rate_factor
+from mlbench.training.trainer import Batch, Trainer
 
 pytestmark = pytest.mark.numeric
 
@@ -63,6 +63,60 @@ def unfused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     torch.compiler.reset()
     monkeypatch.setattr(module, "compile_network", compile_network)
+
+
+def clipped(**limits: float) -> tuple[Tensor, Tensor]:
+    """Return all gradients of one step as they were and as the optimiser took them."""
+    plain = recipe()
+    before = trainer(plain)
+    after = trainer(replace(plain, optimizer=replace(plain.optimizer, **limits)))
+    grads = []
+    for one in (before, after):
+        inputs, labels = one.source.test_batch(np.arange(SIZE)), torch.arange(SIZE) % 5
+        torch.manual_seed(3)  # of dropout
+        one.step(Batch(inputs.__getitem__, labels, {}))
+        parameters = [*one.network.parameters(), *one.loss.parameters()]
+        grads.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+    return grads[0], grads[1]
+
+
+def test_gradients_are_clipped_by_value() -> None:
+    usual, limited = clipped(clip_value=1e-3)
+    assert usual.abs().max() > 1e-2
+    assert torch.equal(limited, usual.clamp(-1e-3, 1e-3))
+
+
+def test_the_gradient_of_network_and_loss_together_is_clipped_by_length() -> None:
+    usual, limited = clipped(clip_norm=0.1)
+    assert usual.norm() > 0.2
+    torch.testing.assert_close(limited, usual * 0.1 / usual.norm(), rtol=1e-4, atol=1e-9)
+    usual, unlimited = clipped(clip_norm=1e6)
+    assert torch.equal(usual, unlimited)
+
+
+def test_both_limits_clip_by_value_first() -> None:
+    usual, limited = clipped(clip_value=1e-3, clip_norm=1e-3)
+    flat = usual.clamp(-1e-3, 1e-3)
+    torch.testing.assert_close(limited, flat * 1e-3 / flat.norm(), rtol=1e-4, atol=1e-9)
+
+
+def test_rates_fall_by_half_a_cosine() -> None:
+    schedule = replace(recipe().schedule, epochs=4, milestones=(), annealing="cosine")
+    half = 0.5**0.5
+    expected = [1.0, (1 + half) / 2, 0.5, (1 - half) / 2]
+    assert [rate_factor(schedule, e) for e in range(4)] == pytest.approx(expected)
+    steps = replace(schedule, milestones=(2,), decay=0.1)
+    assert rate_factor(steps, 2) == pytest.approx(0.05)
+    assert rate_factor(replace(steps, annealing="none"), 3) == pytest.approx(0.1)
+
+
+def test_every_group_follows_the_schedule() -> None:
+    plain = recipe()
+    one = trainer(replace(plain, schedule=replace(plain.schedule, annealing="cosine")))
+    first = [group["lr"] for group in one.optimizer.param_groups]
+    one.epoch(1)
+    rates = [group["lr"] for group in one.optimizer.param_groups]
+    assert rates == pytest.approx([0.75 * rate for rate in first])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
