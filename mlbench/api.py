@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
+from mlbench.losses.baselines import BASELINES
 from mlbench.recipes.plan import OnBadImage, Request, make_plan
 from mlbench.recipes.spec import LossSpec
 from mlbench.recipes.validation import check_value
@@ -95,7 +96,7 @@ def run(
     The state of torch, NumPy and their generators has no effect on it and is left as it was.
 
     Args:
-        loss: name of a loss.
+        loss: name of a loss, or of a baseline (``features``, ``pca``, ``untrained``).
         recipe: name of a shipped recipe, or the path of a recipe TOML.
         dataset: instead of the recipe's.
         data_root: folder of the data set's files.
@@ -143,9 +144,10 @@ def run(
     )
     plan = make_plan(request)
     seed, fold = check_seed(seed), plain(fold)
-    folds = plan.recipe.selection.folds
+    folds = 0 if loss in BASELINES else plan.recipe.selection.folds
     if (fold is None) if folds else (fold is not None):
-        raise MlbenchError(f"fold: {fold!r} does not go with a recipe of {folds} folds")
+        kind = "a baseline" if loss in BASELINES else f"a recipe of {folds} folds"
+        raise MlbenchError(f"fold: {fold!r} does not go with {kind}")
     if fold is not None:
         fold = whole_number(fold, "fold", 0, folds - 1)
     spec = RunSpec(plan.recipe, plan.losses[0], seed, fold)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("benchmark", required=False, type=click.Path(path_type=Path))
-@losses_option("train")
+@losses_option("train, or baselines to run alone or beside them (features, pca, untrained)")
 @recipe_option
 @click.option(
     "--select",
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 @click.option(
     "--keep-model",
     is_flag=True,
-    help="Keep each trained network beside its record, for embed, search and export. A run whose "
-    "record is there without its network is made again.",
+    help="Keep each trained network beside its record, for embed, search and export, and those of "
+    "baselines if --losses names one. A run whose record is there without its network is made "
+    "again.",
 )
 @click.option(
     "--track",

@@ -14,17 +14,16 @@ BASELINES = {
 }
 
 
-def pca(train: Tensor, test: Tensor, dim: int) -> Tensor:
-    """Project ``test`` features on the first principal components of ``train``.
+def principal_components(train: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Find the first principal components of features.
 
     Args:
         train: ``(N, F)`` features of training images.
-        test: ``(M, F)`` features.
         dim: components kept, at most as many as there are with a variance: below ``N`` and up to
             ``F``. (Of the others, rounding alone would choose the directions.)
 
     Returns:
-        ``(M, K)`` with ``K`` components, at least one.
+        their mean ``(F,)`` and the components ``(F, K)``, at least one; float64.
     """
     import torch
 
@@ -32,5 +31,9 @@ def pca(train: Tensor, test: Tensor, dim: int) -> Tensor:
     covariance = torch.cov(train.double().T)
     variances, directions = torch.linalg.eigh(covariance)
     real = int((variances > len(variances) * 2.0**-50 * variances[-1]).sum())
-    components = directions.flip(1)[:, : min(dim, max(1, real))]
-    return ((test.double() - mean) @ components).float()
+    return mean, directions.flip(1)[:, : min(dim, max(1, real))]
+
+
+def project(features: Tensor, mean: Tensor, components: Tensor) -> Tensor:
+    """Project features ``(M, F)`` on principal components: float32 ``(M, K)``."""
+    return ((features.double() - mean) @ components).float()

@@ -11,7 +11,6 @@ from safetensors import SafetensorError, safe_open
 
 from mlbench.backbones.weights import StateDict
 from mlbench.errors import MlbenchError
-from mlbench.losses.baselines import BASELINES
 from mlbench.recipes.spec import digest
 from mlbench.records.record import RunRecord
 from mlbench.system.machine import raise_lack
@@ -47,8 +46,8 @@ def is_kept(path: Path, record: RunRecord) -> bool:
 
 
 def has_none(record: RunRecord) -> bool:
-    """Tell whether a run trains no network that could be kept: baselines, diverged ones."""
-    return record.loss in BASELINES or record.status != "ok"
+    """Tell whether a run has no network that could be kept, as it diverged."""
+    return record.status != "ok"
 
 
 def kept_result(model: Path) -> str | None:

@@ -56,7 +56,8 @@ class Model(nn.Module):
 
     Args:
         network: from crops to raw embeddings.
-        record: of the run that trained it.
+        record: of the run that it is of.
+        dim: length of its embeddings.
 
     Attributes:
         record: see above.
@@ -66,12 +67,12 @@ class Model(nn.Module):
         dim: length of an embedding.
     """
 
-    def __init__(self, network: Embedder, record: RunRecord) -> None:
+    def __init__(self, network: Embedder, record: RunRecord, dim: int) -> None:
         super().__init__()
         self.network, self.record = network, record
         self.interpolation: Interpolation = getattr(network.trunk, "interpolation", "bilinear")
         inputs = record.recipe.input
-        self.size, self.resize, self.dim = inputs.size, inputs.test_resize, record.recipe.head.dim
+        self.size, self.resize, self.dim = inputs.size, inputs.test_resize, dim
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -210,16 +211,16 @@ def load_model(
     stored = any(name.startswith("trunk.") for name in state)
     if weights is not None and (stored or backbone.weights in ("imagenet", "none")):
         raise MlbenchError(f"{path}: its model needs no weights file; leave it out")
-    network = _build(record, None if weights is None else Path(weights), stored=stored)
+    network, dim = _build(record, state, None if weights is None else Path(weights), stored=stored)
     _fill(path, network, state, trunk=stored)
     place = resolve_device(device)
     network.trunk.to(memory_format=torch.channels_last)
-    return Model(network, record).to(place)
+    return Model(network, record, dim).to(place)
 
 
 def _load_state(path: Path, record: RunRecord) -> StateDict:
     if has_none(record):
-        raise MlbenchError(f"{path}: a baseline or diverged run has no model; choose another run")
+        raise MlbenchError(f"{path}: a diverged run has no model; choose another run")
     model = path.with_suffix(SUFFIXES[0])
     mend = "make it with the command of the run and --keep-model"
     if not model.is_file():
@@ -232,8 +233,14 @@ def _load_state(path: Path, record: RunRecord) -> StateDict:
     return safetensors.torch.load_file(model)
 
 
-def _build(record: RunRecord, weights: Path | None, *, stored: bool) -> Embedder:
-    """Build the network; its trunk as it is stored or, if it is not, of the run's own weights."""
+def _build(
+    record: RunRecord, state: StateDict, weights: Path | None, *, stored: bool
+) -> tuple[Embedder, int]:
+    """Build the network; its trunk as it is stored or, if it is not, of the run's own weights.
+
+    Returns:
+        it and the length of its embeddings.
+    """
     recipe, spec = record.recipe, record.recipe.backbone
     factory = BACKBONES.get(spec.name).load()
     if stored:
@@ -251,7 +258,19 @@ def _build(record: RunRecord, weights: Path | None, *, stored: bool) -> Embedder
             f"are {record.weights_id}; install or give those"
         )
     trunk = Trunk(backbone, recipe)
-    return Embedder(trunk, build_head(recipe.head, backbone.features))
+    head, dim = _head(record, state, backbone.features)
+    return Embedder(trunk, head), dim
+
+
+def _head(record: RunRecord, state: StateDict, features: int) -> tuple[nn.Module, int]:
+    """Return the head of a run, or of a baseline, and the length of its embeddings."""
+    spec = record.recipe.head
+    if record.loss == "features":
+        return nn.Identity(), features
+    if record.loss == "pca":  # which has no more components than there are with a variance
+        kept = len(state.get("head.bias", ())) or spec.dim
+        return nn.Linear(features, kept), kept
+    return build_head(spec, features), spec.dim
 
 
 def _fill(path: Path, network: Embedder, state: StateDict, *, trunk: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from mlbench.errors import MlbenchError, unknown_name
 from mlbench.interfaces import LossEntry, ParamValue
+from mlbench.losses.baselines import BASELINES
 from mlbench.recipes.reading import (
     loss_parameters,
     read_recipe_table,
@@ -42,6 +43,7 @@ class Files:
             fingerprint of the data, not the recipe.
         compile: whether training steps are compiled; changes rounding, not the recipe.
         keep_model: whether trained networks are kept beside their records.
+        keep_baselines: whether those of baselines are.
     """
 
     data_root: Path | None = None
@@ -49,11 +51,12 @@ class Files:
     on_bad_image: OnBadImage = "error"
     compile: bool = False
     keep_model: bool = False
+    keep_baselines: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of one benchmark: one recipe, every loss with every seed (and fold and split).
+    """The runs of one benchmark: one recipe, every loss or baseline with every seed, fold and split.
 
     ``splits`` is the number of random splits of the classes, beside the data set's own.
     """
@@ -70,14 +73,14 @@ class Plan:
         return (None, *range(self.splits))
 
     def runs(self) -> list[RunSpec]:
-        """Return all runs: for each loss, each split, seed and fold."""
+        """Return all runs: for each loss, each split, seed and fold; baselines need no fold."""
         folds = list(range(self.recipe.selection.folds)) or [None]
         return [
             RunSpec(self.recipe, loss, seed, fold, split)
             for loss in self.losses
             for split in self.split_numbers
             for seed in range(self.seeds)
-            for fold in folds
+            for fold in ([None] if loss.name in BASELINES else folds)
         ]
 
     @property
@@ -93,7 +96,7 @@ class Request:
     Attributes:
         benchmark: a benchmark TOML.
         recipe: name of a shipped recipe, or a recipe TOML.
-        losses: names.
+        losses: names, of baselines too.
         dataset: a data set's name; a path may follow ``folder:`` and ``table:``.
         data_root: folder of its files.
         backbone: a backbone's name.
@@ -101,7 +104,7 @@ class Request:
         splits: number of random splits of the classes, beside the data set's own.
         on_bad_image: ``error`` or ``skip``.
         compile: whether training steps are compiled.
-        keep_model: whether trained networks are kept.
+        keep_model: whether trained networks are kept, and those of baselines that ``losses`` name.
         settings: values by key: recipe fields, or ``LOSS.parameter``; later ones win.
     """
 
@@ -140,7 +143,11 @@ def make_plan(request: Request) -> Plan:
     table, files = _resolve_files(with_interpolation_of_backbone(table), request.data_root)
     policy = check_value(OnBadImage, request.on_bad_image, "on_bad_image")
     files = replace(
-        files, on_bad_image=policy, compile=request.compile, keep_model=request.keep_model
+        files,
+        on_bad_image=policy,
+        compile=request.compile,
+        keep_model=request.keep_model,
+        keep_baselines=request.keep_model and any(e.name in BASELINES for e, _ in losses),
     )
     recipe = build(Recipe, table, where)
     DATASETS.get(recipe.data.name)
@@ -190,9 +197,15 @@ def _losses(
         if not isinstance(params, Mapping) or not isinstance(params.get("name"), str):
             raise MlbenchError(f"losses: each needs a name, got {item!r}")
         params = dict(params)
-        entry = LOSSES.get(params.pop("name"))
+        entry = _loss_entry(params.pop("name"))
         losses.append((entry, {**given.get(entry.name, {}), **params}))
     return losses
+
+
+def _loss_entry(name: str) -> LossEntry:
+    if name in BASELINES:
+        return LossEntry(name=name, target=name, summary=BASELINES[name])
+    return LOSSES.get(name)
 
 
 def _loss_spec(entry: LossEntry, params: Mapping[str, Any], recipe: Recipe) -> LossSpec:

@@ -17,7 +17,7 @@ from mlbench.errors import MlbenchError, MlbenchWarning, first_few
 from mlbench.losses.baselines import BASELINES
 from mlbench.models import kept
 from mlbench.progress import PhaseProgress
-from mlbench.recipes.plan import Plan
+from mlbench.recipes.plan import Files, Plan
 from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
 from mlbench.records import store
 from mlbench.records.record import RunRecord
@@ -64,14 +64,11 @@ def label(spec: RunSpec) -> str:
 
 
 def with_baselines(plan: Plan) -> list[RunSpec]:
-    """Return the plan's runs, those of the baselines first (they need no fold)."""
-    baselines = [
-        RunSpec(plan.recipe, LossSpec(name), seed, split=split)
-        for name in BASELINES
-        for split in plan.split_numbers
-        for seed in range(plan.seeds)
-    ]
-    return baselines + plan.runs()
+    """Return the plan's runs, those of the baselines first; all of them, if the plan trains any."""
+    trained = [loss for loss in plan.losses if loss.name not in BASELINES]
+    if not trained:
+        return plan.runs()
+    return replace(plan, losses=(*map(LossSpec, BASELINES), *trained)).runs()
 
 
 def open_plan(
@@ -120,17 +117,21 @@ def _find(spec: RunSpec, ingredients: Ingredients, out: Path) -> RunRecord | Non
 
 
 def _has_its_model(record: RunRecord, ingredients: Ingredients, out: Path) -> bool:
-    """Tell whether the model lies beside a record, if models are kept and the run trains one."""
-    if not ingredients.files.keep_model or kept.has_none(record):
+    """Tell whether the model lies beside a record, if it is to be kept."""
+    if not _keeps_model(record.spec, ingredients.files) or kept.has_none(record):
         return True
     return kept.is_kept(store.record_path(out, record.spec), record)
+
+
+def _keeps_model(spec: RunSpec, files: Files) -> bool:
+    return files.keep_baselines if spec.loss.name in BASELINES else files.keep_model
 
 
 def _tell_of_missing_models(todo: Sequence[RunSpec], ingredients: Ingredients, out: Path) -> None:
     bare = [
         label(spec)
         for spec in todo
-        if ingredients.files.keep_model and _find(spec, ingredients, out)
+        if _keeps_model(spec, ingredients.files) and _find(spec, ingredients, out)
     ]
     if bare:
         warnings.warn(
@@ -165,7 +166,7 @@ def make_run(
         if known is None:
             save_model = (
                 functools.partial(keep.keep, path, ingredients)
-                if ingredients.files.keep_model
+                if _keeps_model(spec, ingredients.files)
                 else None
             )
             made, queries = run_one(spec, ingredients, checkpoints or out, save_model)

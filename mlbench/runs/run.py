@@ -10,10 +10,9 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from mlbench.losses.baselines import BASELINES, pca
+from mlbench.losses.baselines import BASELINES
 from mlbench.metrics.evaluation import QueryResults
 from mlbench.progress import PhaseProgress
 from mlbench.recipes.spec import RunSpec, digest
@@ -22,6 +21,7 @@ from mlbench.records.migrations import SCHEMA_VERSION
 from mlbench.records.provenance import Execution
 from mlbench.records.record import PROTOCOL_VERSION, Cost, DatasetFacts, EpochRow, RunRecord
 from mlbench.registry import LOSSES
+from mlbench.runs.baselines import embed_baseline
 from mlbench.runs.evaluation import (
     Evaluation,
     Selection,
@@ -34,10 +34,9 @@ from mlbench.runs.ingredients import Ingredients, TrainingPart, training_part
 from mlbench.system.interrupts import Interrupted
 from mlbench.system.known_state import known_state
 from mlbench.system.process import memory_released
-from mlbench.training.batches import FeatureSource, Subset
+from mlbench.training.batches import Subset
 from mlbench.training.checkpoint import Checkpoints
-from mlbench.training.embed import embed
-from mlbench.training.network import Embedder, build_head
+from mlbench.training.network import Embedder
 from mlbench.training.trainer import Epoch, Trainer, diverged
 
 
@@ -60,7 +59,7 @@ class Trained:
         return self.curve[-1].loss is None
 
 
-Keep = Callable[[RunRecord, Trained, Tensor], None]
+Keep = Callable[[RunRecord, Embedder, nn.Module | None, Tensor], None]
 
 
 @memory_released()
@@ -73,7 +72,8 @@ def run_one(
         spec: the run, of the ingredients' recipe.
         ingredients: what it needs.
         out: the results folder, to keep checkpoints there and to go on from them; None does not.
-        keep: given the record, the trained network and its embeddings of the evaluated images.
+        keep: given the record, the network, its loss (None of a baseline) and its embeddings of
+            the evaluated images.
 
     Returns:
         its record, and the per-query results behind its metrics (None if it diverged).
@@ -91,7 +91,7 @@ def _run_one(
 ) -> tuple[RunRecord, QueryResults | None]:
     watch = Stopwatch()
     if spec.loss.name in BASELINES:
-        return _baseline(spec, ingredients, watch)
+        return _baseline(spec, ingredients, watch, keep)
     trained = train(spec, ingredients, watch, out)
     if trained.diverged:
         return _record(spec, ingredients, watch, trained, None), None
@@ -102,7 +102,7 @@ def _run_one(
         )
     record = _record(spec, ingredients, watch, trained, results)
     if keep is not None and results is not None:
-        keep(record, trained, embeddings)
+        keep(record, trained.network, trained.loss, embeddings)
     return record, results.queries if results else None
 
 
@@ -242,19 +242,16 @@ class _Training:
 
 
 def _baseline(
-    spec: RunSpec, ingredients: Ingredients, watch: Stopwatch
+    spec: RunSpec, ingredients: Ingredients, watch: Stopwatch, keep: Keep | None
 ) -> tuple[RunRecord, QueryResults | None]:
     with watch("prepare"):
-        test = torch.cat([ingredients.features(side, spec.seed) for side in ingredients.evaluated])
-        if spec.loss.name == "untrained":
-            torch.manual_seed(spec.seed)
-            head = build_head(ingredients.recipe.head, test.shape[1])
-            test = embed(head, FeatureSource(test))
-        elif spec.loss.name == "pca":
-            test = pca(ingredients.features("train", spec.seed), test, ingredients.recipe.head.dim)
+        network, embeddings = embed_baseline(spec, ingredients)
     with watch("evaluate"):
-        results = evaluate_run(directed(test), ingredients, spec.seed)
-    return _record(spec, ingredients, watch, None, results), results.queries
+        results = evaluate_run(directed(embeddings), ingredients, spec.seed)
+    record = _record(spec, ingredients, watch, None, results)
+    if keep is not None:
+        keep(record, network, None, embeddings)
+    return record, results.queries
 
 
 def _record(

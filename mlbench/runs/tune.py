@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mlbench.errors import MlbenchError, MlbenchWarning
+from mlbench.losses.baselines import BASELINES
 from mlbench.metrics.evaluation import summarize
 from mlbench.progress import PhaseProgress
 from mlbench.recipes.plan import Plan
@@ -96,6 +97,11 @@ def tune(
             cannot be used.
     """
     optuna()
+    untrained = [loss.name for loss in plan.losses if loss.name in BASELINES]
+    if untrained:
+        raise MlbenchError(
+            f"baselines have nothing to tune: {', '.join(untrained)}; leave them out"
+        )
     ingredients = Ingredients(validation_recipe(plan.recipe), plan.files, device, progress)
     check_ranges(ranges, plan.losses)
     spaces = {loss: search_ranges(loss, plan.recipe, ranges) for loss in plan.losses}

@@ -17,6 +17,7 @@ import mlbench
 from mlbench.cli import main
 from mlbench.errors import MlbenchError
 from mlbench.metrics.evaluation import evaluate
+from mlbench.models.export import export
 from mlbench.models.kept import SUFFIXES
 from mlbench.recipes.plan import Request, make_plan
 from mlbench.records import store
@@ -25,6 +26,7 @@ from mlbench.runs.executors import ray
 from mlbench.runs.executors.crew import Site
 from mlbench.runs.executors.maker import Maker
 
+DIVERGING: dict[str, Any] = {"optimizer.head_lr": 1e38}
 FROZEN = {"backbone.trunk": "frozen", "optimizer.lr": 0.0}
 
 
@@ -118,6 +120,34 @@ def test_a_frozen_trunk_of_known_weights_is_not_stored(photos: Path, tmp_path: P
         mlbench.load_model(path, weights=weights)
 
 
+@pytest.mark.parametrize("loss", ["features", "pca", "untrained"])
+@pytest.mark.parametrize("trunk", ["train", "frozen"])
+def test_baselines_are_kept_as_trained_models_are(
+    photos: Path, tmp_path: Path, loss: str, trunk: str
+) -> None:
+    path = kept(photos, tmp_path / "out", loss, **{"backbone.trunk": trunk})
+    paths, labels = evaluated(photos)
+    record, model = store.load(path), mlbench.load_model(path, device="cpu")
+    embeddings = model.embed(paths)
+    assert embeddings.shape == (24, {"features": 128, "pca": 8, "untrained": 8}[loss])
+    assert model.dim == embeddings.shape[1]
+    measured = evaluate(embeddings, labels, ks=record.recipe.evaluation.ks)
+    assert {name: measured[name] for name in figures(record)} == pytest.approx(figures(record))
+    beside = np.load(path.with_suffix(".embeddings.npy"))
+    assert embeddings.numpy() == pytest.approx(beside.astype(np.float32), abs=2e-3)
+    assert export(model, "safetensors").faithful
+
+
+def test_pca_of_few_images_has_fewer_components_than_the_recipe_asks_for(
+    photos: Path, tmp_path: Path
+) -> None:
+    """The 24 training images span 23 directions."""
+    path = kept(photos, tmp_path / "out", "pca", **{"head.dim": 64})
+    model = mlbench.load_model(path, device="cpu")
+    assert model.dim == 23
+    assert model.embed(evaluated(photos)[0][:2]).shape == (2, 23)
+
+
 def run_command(photos: Path, out: Path, *more: str) -> Result:
     settings = [f"--set={key}={value}" for key, value in QUICK.items()]
     command = ["run", f"--dataset=folder:{photos}", "--losses=triplet", f"--out={out}", *settings]
@@ -139,7 +169,7 @@ def test_a_run_without_its_model_is_made_again_with_the_same_result(
     again = run_command(photos, out, "--keep-model")
     assert again.exit_code == 0, again.output
     assert "not kept: triplet seed 0" in again.stderr
-    assert again.stderr.count("already there") == 3, "baselines have no model"
+    assert again.stderr.count("already there") == 3, "baselines are kept where --losses names one"
     assert store.load(path).metrics == before.metrics
     mlbench.load_model(path)
 
@@ -196,8 +226,10 @@ def test_what_has_no_model_says_so(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run_command(photos, out, "--keep-model").exit_code == 0
     (baseline,) = out.rglob("pca*.json")
-    with pytest.raises(MlbenchError, match="a baseline or diverged run has no model"):
+    with pytest.raises(MlbenchError, match="its model was not kept"):
         mlbench.load_model(baseline)
+    with pytest.raises(MlbenchError, match="a diverged run has no model"):
+        mlbench.load_model(kept(photos, tmp_path / "diverged", **DIVERGING))
     with pytest.raises(MlbenchError, match="is a folder; give the record of one run"):
         mlbench.load_model(out)
     (path,) = out.rglob("triplet*.json")

@@ -7,7 +7,7 @@ import pytest
 from mlbench.errors import MlbenchError
 from mlbench.recipes.plan import Request, make_plan, parse_setting
 from mlbench.recipes.reading import load_recipe, recipe_names, recipe_text
-from mlbench.recipes.spec import Recipe, RunSpec
+from mlbench.recipes.spec import LossSpec, Recipe, RunSpec
 
 
 def plan_of(*settings: str, **request: Any) -> Any:
@@ -79,6 +79,19 @@ def test_images_are_resized_as_the_weights_of_timm_want_unless_the_recipe_says_i
     assert given.input.interpolation == "bilinear"
     assert given.recipe_id != timm.recipe_id
     assert plan_of("backbone.name=timm:test_vit").recipe == timm
+
+
+def test_baselines_are_asked_for_by_name_and_need_no_fold() -> None:
+    plan = plan_of("folds=2", losses=("features", "triplet"), seeds=2, keep_model=True)
+    cells = [(r.loss.name, r.seed, r.fold) for r in plan.runs()]
+    assert cells[:2] == [("features", 0, None), ("features", 1, None)]
+    assert len(cells) == 2 + 4
+    assert plan.losses[0] == LossSpec("features")
+    assert plan.files.keep_baselines
+    assert not plan_of(losses=("triplet",), keep_model=True).files.keep_baselines
+    assert not plan_of(losses=("features",)).files.keep_baselines
+    with pytest.raises(MlbenchError, match="parameter of features 'dim'"):
+        plan_of("features.dim=3", losses=("features",))
 
 
 def test_bare_words_are_strings() -> None:

@@ -71,6 +71,14 @@ def run(
     return list(run_all(plan, with_baselines(plan), out, crew, listen, "cpu"))
 
 
+def test_baselines_asked_for_alone_run_alone(photos: Path) -> None:
+    alone = plan_of(photos, "features", "pca", seeds=2)
+    assert with_baselines(alone) == alone.runs()
+    both = plan_of(photos, "triplet", "pca", seeds=2)
+    names = [spec.loss.name for spec in with_baselines(both)]
+    assert names == [name for name in ("untrained", "features", "pca", "triplet") for _ in range(2)]
+
+
 def results(outcomes: list[Outcome]) -> dict[str, tuple[Any, ...]]:
     """All that a record says apart from times and where it was made."""
     return {label(o.spec): facts(o.record) for o in outcomes if o.record}

@@ -89,6 +89,12 @@ def states(out: Path) -> list[str]:
     return trials
 
 
+def test_baselines_cannot_be_tuned(tmp_path: Path) -> None:
+    plan = make_plan(Request(losses=("triplet", "features")))
+    with pytest.raises(MlbenchError, match="baselines have nothing to tune: features"):
+        tune(plan, 1, tmp_path, CPU, lambda *_: None, lambda *_: None)
+
+
 def test_every_loss_gets_the_same_budget_and_starts_with_its_default(
     many: Path, tmp_path: Path
 ) -> None:
