@@ -56,7 +56,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of one benchmark: one recipe, every loss or baseline with every seed, fold and split.
+    """The runs of one benchmark: one recipe, every loss with every seed, fold and split.
 
     ``splits`` is the number of random splits of the classes, beside the data set's own.
     """

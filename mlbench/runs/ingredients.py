@@ -101,6 +101,7 @@ class Ingredients:
         self._features: dict[tuple[Side, int], Tensor] = {}
         self._caches: dict[tuple[Side, int], PixelCache] = {}
         self._crops: dict[tuple[Side, int], Crops] = {}
+        self._facts: tuple[str, Interpolation] | None = None
         self._of_split: _OfSplit | None = None
 
     @functools.cached_property
@@ -200,12 +201,14 @@ class Ingredients:
         named = self.recipe.input.interpolation
         return self._tried[1] if named == "backbone" else named
 
-    @functools.cached_property
+    @property
     def _tried(self) -> tuple[str, Interpolation]:
         """The identity and the interpolation of the backbone's weights; it itself is not kept."""
-        backbone = self._backbone(0)
-        _check_backbone(backbone, self.recipe)
-        return backbone.weights_id, backbone.preprocessing.interpolation
+        if self._facts is None:
+            backbone = self._backbone(0)
+            _check_backbone(backbone, self.recipe)
+            self._facts = backbone.weights_id, backbone.preprocessing.interpolation
+        return self._facts
 
     def trunk(self, seed: int) -> tuple[Trunk, int]:
         """Build the trunk as the run of ``seed`` starts it, and tell the length of its features."""
@@ -326,10 +329,10 @@ class _OfSplit(Ingredients):
         self._whole, self.split = whole, split
         self.dataset, self._members = resplit(whole.dataset, split)
 
-    @functools.cached_property
-    def weights_id(self) -> str:
-        """That of the backbone, which no split changes."""
-        return self._whole.weights_id
+    @property
+    def _tried(self) -> tuple[str, Interpolation]:
+        """Of the backbone, which no split changes."""
+        return self._whole._tried
 
     def _read_features(self, side: Side, seed: int) -> Tensor:
         if side not in self._members:
