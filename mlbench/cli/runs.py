@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     help="Epoch to evaluate; test-best is there to show by how much it inflates.",
 )
 @click.option(
+    "--splits",
+    type=click.IntRange(2, 1000),
+    metavar="N",
+    help="Also run on N random class-disjoint splits, beside the data set's own.",
+)
+@click.option(
     "--keep-model",
     is_flag=True,
     help="Keep each trained network beside its record, for embed, search and export, and those of "

@@ -193,6 +193,8 @@ def _alone(comparison: Comparison, best: Row) -> str:
 
 def _what_would_tell(comparison: Comparison, finished: Sequence[Row]) -> str:
     """Say what it takes to tell losses apart that are not: other classes, or more seeds."""
+    if comparison.identity.random_splits:
+        return "; more --splits on the same mlbench run could show more"
     runs = min(row.runs for row in finished)
     seeds = next((number for number in _MORE_SEEDS if number > runs), None)
     found, rows = comparison.sources, len(finished)

@@ -182,7 +182,8 @@ def _comparison(records: Mapping[Path, RunRecord], statement: Statement) -> Comp
     first, recipe, metrics = values[0], values[0].recipe, _metrics(values)
     judged, problems = _judged(rows, metrics, statement)
     return Comparison(
-        title=f"{first.dataset.name}, {recipe.backbone.name}, {recipe.head.dim} dimensions",
+        title=f"{first.dataset.name}, {recipe.backbone.name}, {recipe.head.dim} dimensions"
+        + (", random splits of its classes" if first.split is not None else ""),
         identity=Identity.of(first),
         dataset=first.dataset.name,
         dim=recipe.head.dim,

@@ -130,11 +130,16 @@ def judge(
 
 def split_of(record: RunRecord) -> Hashable:
     """Return the split of the classes that a run was made on; runs of one split differ by seed."""
-    return record.fold
+    return record.fold, record.split
 
 
 def is_copied(runs: Sequence[RunRecord]) -> bool:
-    """Tell whether two or more runs are one result copied, as those of ``features`` are."""
+    """Tell whether two or more runs are one result copied, as those of ``features`` are.
+
+    What was tested on several splits of the classes is not, however alike it is.
+    """
+    if len(set(map(split_of, runs))) > 1:
+        return False
     figures = ({**run.metrics, _OF_CHANCE: 0} for run in runs[1:])
     first = {**runs[0].metrics, _OF_CHANCE: 0}
     return len(runs) > 1 and all(each == first for each in figures) and _same_totals(runs)

@@ -57,6 +57,7 @@ def stamp(records: Sequence[RunRecord]) -> tuple[str, ...]:
     first, facts = records[0], records[0].dataset
     recipe, versions = first.recipe, first.provenance
     images = sorted({r.cost.images_seen for r in records if r.cost.images_seen})
+    tested = sorted({r.dataset.test_images for r in records})
     sources = sorted({r.provenance.source for r in records})
     packages = ", ".join(f"{k} {v}" for k, v in versions.packages.items())
     lone = max((int(r.metrics.get("n_lone", 0)) for r in records), default=0)
@@ -66,13 +67,24 @@ def stamp(records: Sequence[RunRecord]) -> tuple[str, ...]:
         f"{recipe.input.size} px, trunk {recipe.backbone.trunk}, weights {first.weights_id}, "
         f"selection: {recipe.selection.rule}, folds: {recipe.selection.folds or 'none'}",
         f"data {facts.name} {facts.fingerprint[:12]}: {_training_counts(records)}; "
-        f"test {facts.test_images} images of {facts.test_classes} classes ({lone} lone queries)"
+        f"test {_span(tested)} images of {facts.test_classes} classes ({lone} lone queries)"
         f"{skipped}",
+        *_random_splits(records),
         f"seeds {_span(sorted({r.seed for r in records}))}; images seen per run: "
         f"{', '.join(map(str, images)) or 'none'}",
         *_what_losses_may_choose(records),
         f"hardware {'; '.join(sorted({_place(r) for r in records}))}",
         f"mlbench {versions.mlbench} source {', '.join(sources)}; {packages}",
+    )
+
+
+def _random_splits(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    numbers = sorted({r.split for r in records if r.split is not None})
+    if not numbers:
+        return ()
+    return (
+        f"random splits {_span(numbers)}: in each, all classes are dealt anew to training and "
+        "test; the training classes of two splits overlap",
     )
 
 

@@ -108,8 +108,14 @@ def _cell(record: RunRecord) -> tuple[int, Hashable]:
     return record.seed, split_of(record)
 
 
-def _order(records: Mapping[Path, RunRecord]) -> Callable[[Path], tuple[int, int]]:
-    return lambda path: (records[path].seed, -1 if (fold := records[path].fold) is None else fold)
+def _order(records: Mapping[Path, RunRecord]) -> Callable[[Path], tuple[int, ...]]:
+    """Return the order of paths: by split, seed and fold, where there is none of them first."""
+
+    def place(path: Path) -> tuple[int, ...]:
+        record = records[path]
+        return tuple(-1 if n is None else n for n in (record.split, record.seed, record.fold))
+
+    return place
 
 
 def build_rows(

@@ -95,6 +95,7 @@ def facts(model: Model) -> str:
             "loss": {"name": record.loss, "params": record.params},
             "seed": record.seed,
             "fold": record.fold,
+            "split": record.split,
             "weights_id": record.weights_id,
             "dataset_fingerprint": record.dataset.fingerprint,
         }

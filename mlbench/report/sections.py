@@ -25,6 +25,7 @@ from mlbench.tables.sheet import Sheet
 SHOWN_CLASSES = 10
 """Best and worst classes in the figures."""
 
+_OTHER_IMAGES = "Not shown for random splits, as each of them has test images of its own."
 _NO_QUERIES = "Not one run has its per-query results (.npz) beside its record; restore them."
 _NO_NEIGHBORS = (
     "The records hold no neighbours: they were made before mlbench kept them. Make the runs again "
@@ -172,6 +173,9 @@ def _of_images(
     group: Group, styles: Mapping[str, Style], album: Album | MlbenchError, name: str
 ) -> tuple[Classes, Interactive, Interactive]:
     """Return classes, gallery and map, or in each of them what is missing."""
+    if group.comparison.identity.random_splits:
+        note = _OTHER_IMAGES
+        return Classes(note=note), Interactive(note=note), Interactive(note=note)
     if isinstance(album, MlbenchError):
         note = _no_images(album)
         return Classes(note=note), Interactive(note=note), Interactive(note=note)

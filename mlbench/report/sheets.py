@@ -50,7 +50,7 @@ def run_sheet(group: Group, folder: Path) -> Sheet:
         (
             record.loss,
             str(record.seed),
-            "-" if record.fold is None else str(record.fold),
+            *("-" if part is None else str(part) for part in (record.fold, record.split)),
             record.status,
             f"{100 * record.metrics['R@1']:.2f}" if record.metrics else "-",
             f"{sum(record.cost.seconds.values()):.1f}",
@@ -58,7 +58,7 @@ def run_sheet(group: Group, folder: Path) -> Sheet:
         )
         for path, record in sorted(group.records.items())
     ]
-    header = ("loss", "seed", "fold", "status", "R@1", "seconds in all", "file")
+    header = ("loss", "seed", "fold", "split", "status", "R@1", "seconds in all", "file")
     return Sheet("Records", header, _lines(rows), ())
 
 

@@ -116,7 +116,8 @@ def _opener(spec: TrackerSpec, out: Path) -> Callable[[], Tracker]:
 def parameters(record: RunRecord) -> dict[str, Any]:
     """Return what a run was made with, flat: recipe fields, loss, its parameters, seed, fold."""
     own = {f"{record.loss}.{name}": value for name, value in record.params.items()}
-    chance = {"seed": record.seed, "fold": "" if record.fold is None else record.fold}
+    parts = {"fold": record.fold, "split": record.split}
+    chance = {"seed": record.seed, **{k: "" if v is None else v for k, v in parts.items()}}
     return {**record.recipe.flat(), "loss": record.loss, **own, **chance}
 
 

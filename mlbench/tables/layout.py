@@ -94,7 +94,8 @@ def _explained(comparison: Comparison, shown: Sequence[str], width: float | None
 
 def _over_what(comparison: Comparison) -> str:
     known = any(e.half_width is not None for row in comparison.rows for e in row.estimates.values())
-    return "; ±: 95 % interval of the mean over seeds" if known else ""
+    over = "splits" if comparison.identity.random_splits else "seeds"
+    return f"; ±: 95 % interval of the mean over {over}" if known else ""
 
 
 def _line(

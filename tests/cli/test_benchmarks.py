@@ -1,9 +1,10 @@
 """A benchmark file run whole: its digest, and records in the folder that are not of it."""
 
+import json
 from pathlib import Path
 
 import pytest
-from helpers.command import mlbench
+from helpers.command import mlbench, run
 from helpers.settings import QUICK
 
 from mlbench.recipes.plan import Request, declared_digest, make_plan
@@ -70,3 +71,30 @@ def test_the_digest_stands_below_the_table_and_strangers_are_named(
     assert last[1] == f"  changed by options: the file as it stands has the digest {declared}"
     assert last[2].startswith(f"  1 record(s) in {out} are not of this benchmark: folder-photos-")
     assert "contrastive-seed0-" in last[2]
+
+
+def test_random_splits_have_a_table_of_their_own(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fast = (
+        "--set=schedule.epochs=1",
+        "--set=schedule.milestones=[]",
+        "--set=backbone.trunk=frozen",
+    )
+    ran = run(photos, out, *fast, "--losses", "npairs,triplet", "--splits", 3)
+    assert ran.exit_code == 0, ran.output
+    # Three baselines and two losses, on the data set's own split and on three others.
+    assert len(list(out.rglob("*.json"))) == 5 * 4
+    standard, dealt = ran.stdout.split("\n\n", 1) if "\n\n" in ran.stdout else ("", "")
+    assert "random splits" not in standard
+    own, random = json.loads(mlbench("table", out, "--format", "json").stdout)
+    assert random["title"] == f"{own['title']}, random splits of its classes"
+    assert {row["loss"]: row["n"] for row in random["rows"]}["npairs"] == 3
+    assert "classes the data set's own split -> random splits" in random["differences"]
+    assert "other test classes" in dealt
+    assert "random splits 0-2: in each" in dealt
+    again = run(photos, out, *fast, "--losses", "npairs,triplet", "--splits", 3)
+    assert again.stderr.count("already there") == 20
+
+
+def test_a_data_set_with_a_gallery_has_no_random_splits(photos: Path, tmp_path: Path) -> None:
+    assert mlbench("run", "--splits", 1).exit_code == 2
