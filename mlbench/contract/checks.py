@@ -184,12 +184,20 @@ def parameters_matter(entry: LossEntry) -> None:
             continue  # its other values are not known
         if not variants:
             fail(f"'{name}' can be set to no other value than {default}")
+        sizes = [_sizes(entry, params) for params in (entry.defaults, *variants)]
+        if sizes.count(sizes[0]) < len(sizes):
+            continue  # it says how much is kept, which may show only once that is full
         changed = map(outcomes, variants)
         if all(all(map(same, usual, results)) for results in changed):
             fail(
                 f"changing '{name}' from {default} changes neither loss nor gradients in "
                 f"{len(samples)} batches; is its term missing?"
             )
+
+
+def _sizes(entry: LossEntry, params: Mapping[str, ParamValue]) -> list[torch.Size]:
+    """Return the shapes of what the loss keeps from batch to batch."""
+    return [buffer.shape for buffer in build(entry, params).buffers()]
 
 
 def _telling_steps(entry: LossEntry) -> list[int]:

@@ -4,6 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class BatchLoss(FullPrecision):
     ) -> None:
         super().__init__()
         del num_classes, embedding_dim
-        inspect.signature(function).bind(None, None, **params)
+        inspect.signature(function).bind_partial(**params)
         self.function, self.params = function, params
 
     def compute(self, x: Tensor, y: Tensor) -> Tensor:
@@ -57,19 +58,65 @@ def batch_loss(function: Callable[..., Tensor]) -> Callable[..., nn.Module]:
     return functools.partial(BatchLoss, function)
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Images against others: those of one batch against each other, or a batch against a memory.
+
+    Attributes:
+        x: ``(A, D)`` embeddings of the anchors.
+        others: ``(R, D)`` embeddings that they are compared with.
+        same: ``(A, R)`` mask of positive pairs.
+        different: ``(A, R)`` mask of negative pairs.
+    """
+
+    x: Tensor
+    others: Tensor
+    same: Tensor
+    different: Tensor
+
+    @property
+    def cosine(self) -> Tensor:
+        """The ``(A, R)`` dot products."""
+        return self.x @ self.others.T
+
+    @property
+    def distance(self) -> Tensor:
+        """The ``(A, R)`` distances; the gradient at distance 0 is 0."""
+        return euclidean(self.x, self.others)
+
+
+class PairLoss(BatchLoss):
+    """A loss that is a function of ``Pairs``, so that it can compare a batch with a memory too."""
+
+    def compute(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of the batch's images against each other."""
+        return self.function(Pairs(x, x, *pair_masks(y)), **self.params)
+
+    def against(self, x: Tensor, y: Tensor, others: Tensor, classes: Tensor) -> Tensor:
+        """Return the loss of a batch against ``(R, D)`` others of ``(R,)`` classes, -1 for none."""
+        same = y[:, None] == classes
+        return self.function(Pairs(x, others, same, ~same & (classes >= 0)), **self.params)
+
+
+def pair_loss(function: Callable[..., Tensor]) -> Callable[..., nn.Module]:
+    """Make a loss factory of ``function(pairs, **params)``; the catalogue has the defaults."""
+    return functools.partial(PairLoss, function)
+
+
 def pair_masks(y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the ``(B, B)`` masks of positive pairs (no image with itself) and negative pairs."""
     same = y[:, None] == y
     return same & ~torch.eye(len(y), dtype=torch.bool, device=y.device), ~same
 
 
-def euclidean(x: Tensor) -> Tensor:
-    """Return all ``(B, B)`` distances; the gradient at distance 0 is 0.
+def euclidean(x: Tensor, others: Tensor | None = None) -> Tensor:
+    """Return all ``(B, R)`` distances to ``others``, or to each other; the gradient at 0 is 0.
 
     The matrix product that ``cdist`` uses by default would leave rounding noise of about
     ``3e-4 |x|`` (float32) in short distances.
     """
-    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    others = x if others is None else others
+    return torch.cdist(x, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -229,4 +229,42 @@ PAIRS: tuple[LossEntry, ...] = (
         defaults={"scale": 64.0, "margin": 0.1, "variance": 0.5, "epsilon": 0.01},
         search={"scale": (16, 192), "margin": (0.02, 0.5), "variance": (0.1, 2)},
     ),
+    LossEntry(
+        name="ranked_list",
+        target="mlbench.losses.pairs:ranked_list",
+        summary="violating positives against weighted violating negatives of each anchor",
+        paper="Wang et al., CVPR 2019, ranked list loss (alpha 1.2, margin 0.4, T 10, balance 0.5)",
+        formula=(
+            "mean_i (1 - balance) mean_p [d_ip - (alpha - margin)]_+ + balance sum_n w_n "
+            "[alpha - d_in]_+ / sum_n w_n, over terms above 0; w = e^(temperature (alpha - d)), "
+            "without gradient; d = ||x - y||"
+        ),
+        images_per_class=4,
+        defaults={"alpha": 1.2, "margin": 0.4, "temperature": 10.0, "balance": 0.5},
+        search={"alpha": (0.6, 1.8), "margin": (0.1, 1), "temperature": (2, 50)},
+    ),
+    LossEntry(
+        name="contrastive_cosine",
+        target="mlbench.losses.pairs:contrastive_cosine",
+        summary="hinge on the cosine of every pair of the batch, summed",
+        paper="Wang et al., CVPR 2020, the contrastive loss of XBM (margin 0.5)",
+        formula="mean_i sum_p (1 - s_ip) + sum_n [s_in - margin]_+",
+        images_per_class=4,
+        defaults={"margin": 0.5},
+        search={"margin": (0.1, 0.9)},
+    ),
+    LossEntry(
+        name="xbm",
+        target="mlbench.losses.memory:CrossBatchMemory",
+        summary="a loss of pairs of the batch, and of the batch against a memory of earlier ones",
+        paper="Wang et al., CVPR 2020, XBM (start 1000); memory ours, the batch itself not in it",
+        formula=(
+            "L(batch) + weight L(batch against the last `memory` embeddings of earlier batches) "
+            "from step `start` on; L: xbm.loss with its own defaults, no gradient into the memory"
+        ),
+        images_per_class=4,
+        context=("step",),
+        defaults={"loss": "contrastive_cosine", "memory": 4096, "start": 1000, "weight": 1.0},
+        search={"memory": (512, 32768), "weight": (0.2, 5)},
+    ),
 )

@@ -129,4 +129,73 @@ PROXIES: tuple[LossEntry, ...] = (
         defaults={"margin": 4, "init": "caffe-xavier"},
         search={"margin": (1, 6)},
     ),
+    LossEntry(
+        name="p2sgrad",
+        target="mlbench.losses.faces:P2SGrad",
+        summary="squared distance of the cosines to all proxies from 1 or 0",
+        paper="Zhang et al., CVPR 2019, the loss whose gradient is its eq. 11; init ours",
+        formula="mean_i 1/2 sum_c (x_i.w_c - [c=y])^2",
+        lr=1e-2,
+        proxies="unit",
+        defaults={"init": "kaiming-uniform"},
+    ),
+    LossEntry(
+        name="proxy_synthesis",
+        target="mlbench.losses.synthesis:ProxySynthesis",
+        summary="softmax_norm with synthetic classes between those of the batch",
+        paper="Gu et al., AAAI 2021, with normalised softmax; scale, alpha 0.4, mu 1, init: code",
+        formula=(
+            "cross-entropy of scale x.w_c over images and their mixtures x = a x_i + (1 - a) x_j, "
+            "y_i != y_j, whose own classes w = a w_yi + (1 - a) w_yj join the others; "
+            "a ~ Beta(mixing, mixing), ratio B mixtures, all of unit length"
+        ),
+        lr=1e-2,
+        proxies="unit",
+        defaults={"scale": 23.0, "mixing": 0.4, "ratio": 1.0, "init": "linear"},
+        search={"scale": (5, 80), "mixing": (0.1, 2), "ratio": (0.2, 1)},
+    ),
+    LossEntry(
+        name="adaface",
+        target="mlbench.losses.faces:AdaFace",
+        summary="margins that grow or shrink with the length of the embedding, raw embeddings",
+        paper="Kim et al., CVPR 2022, eq. 12 (m 0.4, h 0.333, momentum 0.01); init of their code",
+        formula=(
+            "cross-entropy of scale s_c, s_y = cos(t_y - margin q) - margin (1 + q); "
+            "q = [concentration (||x|| - mean) / deviation] within -1 .. 1, running, no gradient"
+        ),
+        unit_length=False,
+        lr=1e-2,
+        proxies="unit",
+        defaults={
+            "margin": 0.4,
+            "scale": 64.0,
+            "concentration": 0.333,
+            "momentum": 0.01,
+            "init": "unit",
+        },
+        search={"margin": (0.1, 0.8), "scale": (8, 192), "concentration": (0.1, 1)},
+    ),
+    LossEntry(
+        name="hist",
+        target="mlbench.losses.hist:HIST",
+        summary="class distributions, and a hypergraph network over the batch; raw embeddings",
+        paper="Lim et al., CVPR 2022; parameters of their code for CUB, hidden 512",
+        formula=(
+            "cross-entropy of -tau d^2_ic + weight cross-entropy of G s(G x W1) W2; d: "
+            "Mahalanobis, unit x to class c; G = Dv^-1/2 H De^-1 H' Dv^-1/2, H_ic = 1 if c=y else "
+            "e^(-alpha d^2_ic), c present; s: batch norm, leaky ReLU 0.1"
+        ),
+        unit_length=False,
+        # Theirs for CUB, of means and variances; the network's is 5 times their trunk's 1.2e-4.
+        lr={"means": 0.1, "log_variances": 0.1, "network": 6e-4},
+        proxies="free",
+        defaults={
+            "tau": 32.0,
+            "alpha": 1.1,
+            "weight": 1.0,
+            "hidden": 512,
+            "init": "kaiming-normal",
+        },
+        search={"tau": (8, 96), "alpha": (0.3, 3), "weight": (0.2, 5)},
+    ),
 )

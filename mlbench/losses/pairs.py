@@ -1,7 +1,7 @@
 """Losses of pairs and tuples that pytorch-metric-learning does not compute, or slowly.
 
-All functions take embeddings ``x`` ``(B, D)`` and labels ``y`` ``(B,)`` and return a scalar, 0 for
-a batch without the pairs they need.
+All functions take embeddings ``x`` ``(B, D)`` and labels ``y`` ``(B,)``, or ``Pairs`` of them, and
+return a scalar, 0 for a batch without the pairs they need.
 """
 
 import torch
@@ -9,37 +9,65 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlbench.losses.batch import (
+    Pairs,
     batch_loss,
     cos_of_sum,
     euclidean,
     masked_logsumexp,
     masked_mean,
+    pair_loss,
     pair_masks,
 )
 
 
-@batch_loss
-def semihard_triplet(x: Tensor, y: Tensor, *, margin: float) -> Tensor:
+@pair_loss
+def semihard_triplet(pairs: Pairs, *, margin: float) -> Tensor:
     """Mean hinge over all semi-hard triplets, squared distances (Schroff et al. 2015, eq. 1, 4).
 
     The same value as pytorch-metric-learning's, which lists every triplet first and takes most of
     a training step for it.
     """
-    same, different = pair_masks(y)
-    lengths = x.square().sum(dim=1)
-    squared = lengths[:, None] + lengths - 2 * x @ x.T
-    anchor, positive = same.nonzero(as_tuple=True)
+    lengths, others = (v.square().sum(dim=1) for v in (pairs.x, pairs.others))
+    squared = lengths[:, None] + others - 2 * pairs.cosine
+    anchor, positive = pairs.same.nonzero(as_tuple=True)
     hinge = squared[anchor, positive, None] - squared[anchor] + margin
-    return masked_mean(hinge, different[anchor] & (hinge > 0) & (hinge < margin))
+    return masked_mean(hinge, pairs.different[anchor] & (hinge > 0) & (hinge < margin))
 
 
-@batch_loss
-def contrastive(x: Tensor, y: Tensor, *, margin: float) -> Tensor:
+@pair_loss
+def contrastive(pairs: Pairs, *, margin: float) -> Tensor:
     """Mean over all pairs of d^2 / 2 or max(0, margin - d)^2 / 2 (Hadsell et al. 2006, eq. 4)."""
-    same, different = pair_masks(y)
-    distance = euclidean(x)
-    terms = torch.where(same, distance, F.relu(margin - distance)).square() / 2
-    return masked_mean(terms, same | different)
+    distance = pairs.distance
+    terms = torch.where(pairs.same, distance, F.relu(margin - distance)).square() / 2
+    return masked_mean(terms, pairs.same | pairs.different)
+
+
+@pair_loss
+def contrastive_cosine(pairs: Pairs, *, margin: float) -> Tensor:
+    """Sum over an anchor's pairs of 1 - s or max(0, s - margin), mean over anchors (XBM, 2020)."""
+    cosine = pairs.cosine
+    zero = cosine.new_zeros(())
+    pull = (1 - cosine).where(pairs.same, zero)
+    push = F.relu(cosine - margin).where(pairs.different, zero)
+    return (pull + push).sum() / len(pairs.x)
+
+
+@pair_loss
+def ranked_list(
+    pairs: Pairs, *, alpha: float, margin: float, temperature: float, balance: float
+) -> Tensor:
+    """Ranked list loss of an anchor's violating pairs (Wang et al., CVPR 2019).
+
+    The weights of the negatives are constants for the gradient.
+    """
+    pull, push = pairs.distance - (alpha - margin), alpha - pairs.distance
+    far, near = pairs.same & (pull > 0), pairs.different & (push > 0)
+    zero = push.new_zeros(())
+    positives = pull.where(far, zero).sum(dim=1) / far.sum(dim=1).clamp(min=1)
+    lowest = torch.finfo(push.dtype).min
+    weights = F.softmax((temperature * push.detach()).masked_fill(~near, lowest), dim=1)
+    negatives = (weights * push).where(near, zero).sum(dim=1)
+    return ((1 - balance) * positives + balance * negatives).mean()
 
 
 @batch_loss
@@ -63,14 +91,14 @@ def lifted_structure_general(x: Tensor, y: Tensor, *, margin: float) -> Tensor:
     return masked_mean(hinge, same.any(dim=1) & different.any(dim=1))
 
 
-@batch_loss
-def circle(x: Tensor, y: Tensor, *, m: float, gamma: float) -> Tensor:
+@pair_loss
+def circle(pairs: Pairs, *, m: float, gamma: float) -> Tensor:
     """Circle loss with each image as the anchor (Sun et al. 2020, eq. 4-8).
 
     The weights of the pairs are constants for the gradient, as in the authors' method.
     """
-    same, different = pair_masks(y)
-    similarity = x @ x.T
+    same, different = pairs.same, pairs.different
+    similarity = pairs.cosine
     fixed = similarity.detach()
     positive = -gamma * F.relu(1 + m - fixed) * (similarity - (1 - m))
     negative = gamma * F.relu(fixed + m) * (similarity - m)
@@ -78,25 +106,25 @@ def circle(x: Tensor, y: Tensor, *, m: float, gamma: float) -> Tensor:
     return masked_mean(losses, same.any(dim=1) & different.any(dim=1))
 
 
-@batch_loss
-def supcon(x: Tensor, y: Tensor, *, temperature: float) -> Tensor:
+@pair_loss
+def supcon(pairs: Pairs, *, temperature: float) -> Tensor:
     """Supervised contrastive loss, average outside the logarithm (Khosla et al. 2020, eq. 2)."""
-    same, different = pair_masks(y)
-    logits = x @ x.T / temperature
+    same, different = pairs.same, pairs.different
+    logits = pairs.cosine / temperature
     log_prob = logits - masked_logsumexp(logits, same | different)[:, None]
     count = same.sum(dim=1)
     per_anchor = log_prob.where(same, log_prob.new_zeros(())).sum(dim=1) / count.clamp(min=1)
     return -masked_mean(per_anchor, count > 0)
 
 
-@batch_loss
-def ntxent(x: Tensor, y: Tensor, *, temperature: float) -> Tensor:
+@pair_loss
+def ntxent(pairs: Pairs, *, temperature: float) -> Tensor:
     """Mean over ordered positive pairs of one-of-many cross-entropy (Chen et al. 2020, eq. 1).
 
     The alternatives to a positive are the anchor's negatives, as with two images a class.
     """
-    same, different = pair_masks(y)
-    logits = x @ x.T / temperature
+    same, different = pairs.same, pairs.different
+    logits = pairs.cosine / temperature
     losses = F.softplus(masked_logsumexp(logits, different)[:, None] - logits)
     return masked_mean(losses, same & different.any(dim=1, keepdim=True))
 
@@ -115,13 +143,13 @@ def snr(x: Tensor, y: Tensor, *, margin: float, zero_mean: float) -> Tensor:
     return hinge + zero_mean * x.sum(dim=1).abs().mean()
 
 
-@batch_loss
+@pair_loss
 def tuplet_margin(
-    x: Tensor, y: Tensor, *, scale: float, margin: float, variance: float, epsilon: float
+    pairs: Pairs, *, scale: float, margin: float, variance: float, epsilon: float
 ) -> Tensor:
     """Tuplet margin loss plus intra-pair variance loss (Yu and Tao, ICCV 2019)."""
-    same, different = pair_masks(y)
-    cosine = x @ x.T
+    same, different = pairs.same, pairs.different
+    cosine = pairs.cosine
     negatives = masked_logsumexp(scale * cosine, different)[:, None]
     losses = F.softplus(negatives - scale * cos_of_sum(cosine, -margin))
     tuplet = masked_mean(losses, same & different.any(dim=1, keepdim=True))

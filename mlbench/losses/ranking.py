@@ -53,3 +53,94 @@ def smooth_ap(x: Tensor, y: Tensor, *, temperature: float) -> Tensor:
     count = same.sum(dim=1)
     precision = (rank_positives / rank_all * same).sum(dim=1) / count.clamp(min=1)
     return masked_mean(1 - precision, count > 0)
+
+
+@batch_loss
+def roadmap(
+    x: Tensor,
+    y: Tensor,
+    *,
+    temperature: float,
+    slope: float,
+    delta: float,
+    positive_margin: float,
+    negative_margin: float,
+    calibration: float,
+) -> Tensor:
+    """SupAP and calibration (Ramzi et al., NeurIPS 2021).
+
+    SupAP bounds 1 - AP from above: positives are counted as they are, without a gradient, and
+    negatives by a function that is never below the step. The query is left out of the ranking.
+    """
+    same, different = pair_masks(y)
+    cosine = x @ x.T
+    query, item = same.nonzero(as_tuple=True)
+    # above[i, j]: by how much image j comes before the item of pair i in the ranking of its query
+    above = cosine[query] - cosine[query, item, None]
+    others = same[query].scatter(1, item[:, None], value=False)
+    positives = 1 + (others & (above >= 0)).sum(dim=1)
+    negatives = (_step_bound(above, temperature, slope, delta) * different[query]).sum(dim=1)
+    ap = _mean_by_query(positives / (positives + negatives), query, same)
+    zero = cosine.new_zeros(())
+    low = (positive_margin - cosine).clamp(min=0).where(same, zero).sum(dim=1)
+    high = (cosine - negative_margin).clamp(min=0).where(different, zero).sum(dim=1)
+    low, high = low / same.sum(dim=1).clamp(min=1), high / different.sum(dim=1).clamp(min=1)
+    supap = masked_mean(1 - ap, same.any(dim=1))
+    return (1 - calibration) * supap + calibration * (low + high).mean()
+
+
+def _step_bound(t: Tensor, temperature: float, slope: float, delta: float) -> Tensor:
+    """Return SupAP's bound of the step function: sigmoids about 0, a straight line from delta."""
+    smooth = torch.sigmoid(t.clamp(max=delta) / temperature)
+    return smooth + 0.5 * (t > 0) + slope * (t - delta).clamp(min=0)
+
+
+def recall_surrogate(
+    num_classes: int,
+    embedding_dim: int,
+    *,
+    largest_k: int,
+    rank_temperature: float,
+    k_temperature: float,
+) -> nn.Module:
+    """Recall@k surrogate loss (Patel et al., CVPR 2022)."""
+    if largest_k < 1:
+        raise MlbenchError("recall_surrogate: largest_k must be at least 1")
+    return _recall_surrogate(
+        num_classes,
+        embedding_dim,
+        largest_k=largest_k,
+        rank_temperature=rank_temperature,
+        k_temperature=k_temperature,
+    )
+
+
+@batch_loss
+def _recall_surrogate(
+    x: Tensor, y: Tensor, *, largest_k: int, rank_temperature: float, k_temperature: float
+) -> Tensor:
+    """1 - mean recall over k = 1, 2, 4 ... largest_k, with sigmoids for ranks and for the cut at k.
+
+    The query is left out of the ranking.
+    """
+    same, different = pair_masks(y)
+    cosine = x @ x.T
+    query, item = same.nonzero(as_tuple=True)
+    above = torch.sigmoid((cosine[query] - cosine[query, item, None]) / rank_temperature)
+    counted = (same | different)[query].scatter(1, item[:, None], value=False)
+    rank = 1 + (above * counted).sum(dim=1)
+    count = same.sum(dim=1)
+    ks = [2**i for i in range(largest_k.bit_length()) if 2**i <= largest_k]
+    total = x.new_zeros(())
+    for k in ks:
+        within = torch.sigmoid((k - rank) / k_temperature)
+        found = x.new_zeros(len(x)).index_add(0, query, within)
+        recall = found.clamp(max=k) / count.clamp(min=1, max=k)
+        total = total + masked_mean(1 - recall, count > 0)
+    return total / len(ks)
+
+
+def _mean_by_query(values: Tensor, query: Tensor, same: Tensor) -> Tensor:
+    """Return the ``(B,)`` means of the values of each query's positives; 0 for none."""
+    sums = values.new_zeros(len(same)).index_add(0, query, values)
+    return sums / same.sum(dim=1).clamp(min=1)

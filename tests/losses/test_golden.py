@@ -10,6 +10,17 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from helpers.formulas import (
+    cross_entropy,
+    distance,
+    hinge,
+    mean,
+    negatives,
+    pairs,
+    positives,
+    total,
+    unit,
+)
 from torch import Tensor, nn
 
 import mlbench
@@ -20,45 +31,20 @@ from mlbench.losses.softtriple import SoftTriple
 
 pytestmark = pytest.mark.numeric
 
+RECENT = {  # test_recent.py
+    "contrastive_cosine",
+    "ranked_list",
+    "roadmap",
+    "recall_surrogate",
+    "p2sgrad",
+    "adaface",
+    "hist",
+    "proxy_synthesis",
+    "xbm",
+}
+
 C, D = 5, 6
 LABELS = [3, 1, 3, 0, 0, 1, 3, 4, 0]  # classes of two and three, a lone image, a class not there
-
-
-def positives(y: list[int], a: int) -> list[int]:
-    return [i for i in range(len(y)) if i != a and y[i] == y[a]]
-
-
-def negatives(y: list[int], a: int) -> list[int]:
-    return [i for i in range(len(y)) if y[i] != y[a]]
-
-
-def pairs(y: list[int]) -> list[tuple[int, int]]:
-    return [(a, p) for a in range(len(y)) for p in positives(y, a)]
-
-
-def distance(a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).square().sum().sqrt()
-
-
-def unit(v: Tensor) -> Tensor:
-    return v / v.square().sum().sqrt()
-
-
-def hinge(v: Tensor) -> Tensor:
-    return torch.clamp(v, min=0)
-
-
-def mean(terms: list[Tensor]) -> Tensor:
-    assert terms, "the test needs terms"
-    return torch.stack(terms).mean()
-
-
-def total(terms: list[Tensor]) -> Tensor:
-    return torch.stack(terms).sum()
-
-
-def cross_entropy(logits: list[Tensor], target: int) -> Tensor:
-    return torch.log(total([torch.exp(v - logits[target]) for v in logits]))
 
 
 def contrastive(x: Tensor, y: list[int], margin: float) -> Tensor:
@@ -560,6 +546,7 @@ def test_no_loss_of_pairs_takes_one_pair_of_each_kind_for_none(name: str) -> Non
 
 def test_every_built_in_loss_is_covered() -> None:
     elsewhere = {"softtriple", "softmax_norm", "npairs", "triplet", "pml"}  # test_losses.py
+    elsewhere |= RECENT
     assert {case.name for case in CASES} | elsewhere == set(ENTRIES)
 
 
@@ -670,7 +657,8 @@ def test_every_listed_loss_builds_and_trains() -> None:
     assert {entry.name for entry in BUILTIN if not entry.prefix} <= set(names)
     for name in names:
         x = torch.nn.functional.normalize(torch.randn(12, D)).requires_grad_()
-        mlbench.build_loss(name, C, D)(x, torch.arange(12) % 3).backward()
+        context = ({"step": 0},) if ENTRIES[name].context else ()
+        mlbench.build_loss(name, C, D)(x, torch.arange(12) % 3, *context).backward()
 
 
 def test_pml_passes_arguments_to_the_loss_and_to_its_miner() -> None:
