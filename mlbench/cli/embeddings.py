@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +15,33 @@ from mlbench.system.streams import write
 
 if TYPE_CHECKING:
     from mlbench.metrics.embeddings import Embeddings
+    from mlbench.metrics.roc import Interval, Verification
 
 _COUNTS = ("n_query", "n_gallery", "n_lone")
 
 
-def _whole_numbers(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, ...]:
+def _whole_numbers(
+    _ctx: click.Context, param: click.Parameter, value: str | None
+) -> tuple[int, ...]:
     try:
-        return tuple(int(k) for k in value.split(","))
+        return tuple(int(k) for k in value.split(",")) if value else ()
     except ValueError as error:
-        raise MlbenchError(f"--ks: '{value}' is not a list of integers such as 1,2,4,8") from error
+        raise MlbenchError(
+            f"--{param.name}: '{value}' is not a list of integers such as 1,2,4,8"
+        ) from error
 
 
 @click.command(name="eval")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--ks", default="1,2,4,8", show_default=True, callback=_whole_numbers, metavar="K,..")
+@click.option(
+    "--depths", callback=_whole_numbers, metavar="K,..", help="Print P@k and mAP@k for these k too."
+)
+@click.option(
+    "--verification",
+    is_flag=True,
+    help="Compare all pairs too: TAR at FAR with its threshold, and EER.",
+)
 @click.option("--nmi-restarts", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--no-nmi", is_flag=True, help="Leave out NMI, which takes a k-means.")
 @click.option(
@@ -49,38 +63,69 @@ def evaluate(file: Path, no_nmi: bool, nmi_restarts: int, as_json: bool, **optio
 
     data = read_embeddings(file)
     restarts = 0 if no_nmi else nmi_restarts
-    metrics = _measure(data, restarts, **options)
+    metrics, pairs = _measure(data, restarts, **options)
     counts = {name: int(metrics.pop(name)) for name in _COUNTS}
     counts |= {"n_class": len(set(data.labels.tolist())), "dimensions": data.queries.shape[1]}
     if as_json:
         report = {"file": str(file), "metrics": metrics, **counts, "nmi_restarts": restarts}
+        report |= {"verification": asdict(pairs)} if pairs else {}
         write(json.dumps(report, indent=2) + "\n")
         return
     print_list(("metric", "percent"), [(k, f"{100 * v:.2f}") for k, v in metrics.items()], [])
+    if pairs:
+        _print_verification(pairs)
     write(_summary(counts, restarts, data.gallery is not None))
 
 
 def _measure(
-    data: Embeddings, restarts: int, ks: tuple[int, ...], memory_mb: int | None, device: str
-) -> dict[str, float]:
+    data: Embeddings,
+    restarts: int,
+    ks: tuple[int, ...],
+    depths: tuple[int, ...],
+    verification: bool,
+    memory_mb: int | None,
+    device: str,
+) -> tuple[dict[str, float], Verification | None]:
     import torch
 
-    from mlbench.metrics.evaluation import evaluate_queries, nmi, summarize
+    from mlbench.metrics.evaluation import (
+        Others,
+        evaluate_pairs,
+        evaluate_queries,
+        nmi,
+        summarize,
+    )
     from mlbench.training.device import resolve_device
 
     place = resolve_device(device)
     queries = torch.as_tensor(data.queries).to(place)
     gallery = None if data.gallery is None else torch.as_tensor(data.gallery).to(place)
+    others: Others = {"gallery": gallery, "gallery_labels": data.gallery_labels}
     results = evaluate_queries(
-        queries,
-        data.labels,
-        gallery=gallery,
-        gallery_labels=data.gallery_labels,
-        ks=ks,
-        memory_mb=memory_mb,
+        queries, data.labels, **others, ks=ks, depths=depths, memory_mb=memory_mb
     )
     clustering = {"NMI": nmi(queries, data.labels, restarts=restarts)} if restarts else {}
-    return {**summarize(results), **clustering}
+    pairs = evaluate_pairs(queries, data.labels, **others) if verification else None
+    return {**summarize(results), **clustering}, pairs
+
+
+def _print_verification(pairs: Verification) -> None:
+    rows = [
+        (f"{point.far:g}", _percent(point.tar), _cosine(point.threshold)) for point in pairs.points
+    ]
+    print_list(("FAR", "TAR, percent", "threshold, cosine"), rows, [])
+    write(
+        f"EER {_percent(pairs.eer)} percent; {pairs.genuine:,} pairs of one class, "
+        f"{pairs.impostor:,} of two; 95 % intervals over classes\n"
+    )
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.value:.2f} ({100 * value.low:.2f} to {100 * value.high:.2f})"
+
+
+def _cosine(value: Interval) -> str:
+    return f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f})"
 
 
 def _summary(counts: dict[str, int], restarts: int, has_gallery: bool) -> str:

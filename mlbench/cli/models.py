@@ -17,7 +17,7 @@ from mlbench.system.streams import write
 
 if TYPE_CHECKING:
     from mlbench.models.model import Model
-    from mlbench.models.search import Answer, EmbeddedFolder
+    from mlbench.models.search import Answer, EmbeddedFolder, Hit
 
 _run = click.argument("run", type=click.Path(path_type=Path))
 _weights = click.option(
@@ -167,6 +167,11 @@ def index(
 )
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True)
 @click.option(
+    "--threshold",
+    metavar="COSINE|far=F",
+    help="Say same or different: from a cosine on, or from the run's threshold at FAR F on.",
+)
+@click.option(
     "--html",
     "sheet",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -179,6 +184,7 @@ def search(
     source: Path,
     queries: tuple[Path, ...],
     top: int,
+    threshold: str | None,
     sheet: Path | None,
     as_json: bool,
     device: str,
@@ -191,11 +197,13 @@ def search(
     """
     from mlbench.models.model import load_model
     from mlbench.models.search import open_index, query_files, search
+    from mlbench.models.search import threshold as threshold_of
 
     with progress_bar() as report:
         found = open_index(source)
         files = query_files(queries)
         model = load_model(found.run, device=device, weights=weights)
+        least = None if threshold is None else threshold_of(threshold, model.record)
         answers = search(
             model, found, files, top, lambda done, total: report("embedding queries", done, total)
         )
@@ -210,24 +218,40 @@ def search(
         write_sheet(answers, found, sheet)
         click.echo(f"{sheet}: {sheet.stat().st_size / 1e6:.1f} MB", err=True)
     if as_json:
-        write(json.dumps([_table(answer, found.root) for answer in answers], indent=1) + "\n")
+        tables = [_table(answer, found.root, least) for answer in answers]
+        write(json.dumps(tables, indent=1) + "\n")
     else:
-        _print_answers(answers, found.root)
+        _print_answers(answers, found.root, least)
 
 
-def _table(answer: Answer, root: Path) -> dict[str, Any]:
-    hits = [{**asdict(hit), "path": str(root / hit.path)} for hit in answer.hits]
+def _table(answer: Answer, root: Path, least: float | None) -> dict[str, Any]:
+    hits = [
+        {**asdict(hit), "path": str(root / hit.path), **_verdict(hit, least)} for hit in answer.hits
+    ]
     return {"query": str(answer.query), "results": hits}
 
 
-def _print_answers(answers: Sequence[Answer], root: Path) -> None:
+def _verdict(hit: Hit, least: float | None) -> dict[str, str]:
+    if least is None:
+        return {}
+    return {"verdict": "same" if hit.similarity >= least else "different"}
+
+
+def _print_answers(answers: Sequence[Answer], root: Path, least: float | None) -> None:
+    verdict = () if least is None else (f"from {least:.4f}",)
     for answer in answers:
         click.echo(printable(f"{answer.query}, in {root}:"))
         rows = [
-            (str(rank), f"{hit.similarity:.4f}", hit.path, "" if hit.state == "same" else hit.state)
+            (
+                str(rank),
+                f"{hit.similarity:.4f}",
+                *_verdict(hit, least).values(),
+                hit.path,
+                "" if hit.state == "same" else hit.state,
+            )
             for rank, hit in enumerate(answer.hits, 1)
         ]
-        print_list(("", "similarity", "image", ""), rows, [])
+        print_list(("", "similarity", *verdict, "image", ""), rows, [])
 
 
 COMMANDS = (export, embed, index, search)

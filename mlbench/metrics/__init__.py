@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING
 from mlbench._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mlbench.metrics.evaluation import QueryResults, evaluate, evaluate_queries, nmi, summarize
+    from mlbench.metrics.evaluation import (
+        QueryResults,
+        evaluate,
+        evaluate_pairs,
+        evaluate_queries,
+        nmi,
+        summarize,
+    )
 
 __all__ = [
     "QueryResults",
     "evaluate",
+    "evaluate_pairs",
     "evaluate_queries",
     "nmi",
     "summarize",
@@ -20,6 +28,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "QueryResults": "evaluation",
         "evaluate": "evaluation",
+        "evaluate_pairs": "evaluation",
         "evaluate_queries": "evaluation",
         "nmi": "evaluation",
         "summarize": "evaluation",

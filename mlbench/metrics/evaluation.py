@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,11 @@ from mlbench.arrays import Labels
 from mlbench.errors import MlbenchError
 from mlbench.metrics.kmeans import kmeans
 from mlbench.metrics.neighbors import Groups, neighbor_blocks, unit_rows, working_memory
+from mlbench.metrics.roc import Verification
+from mlbench.metrics.sides import Side, as_sides
 from mlbench.metrics.ties import TIE, first_highest
 from mlbench.metrics.vectors import LabelsLike, Vectors, as_labels, as_vectors
+from mlbench.metrics.verification import all_figures, compare_pairs
 from mlbench.scalars import check_seed, plain, whole_number
 from mlbench.system.known_state import known_state
 
@@ -34,6 +38,7 @@ class QueryResults:
         r_precision: ``(Q,)`` float64; 0 for a lone query.
         relevant: ``(Q,)`` int64: R, the images of the query's class that could be found.
         n_gallery: ``G``.
+        at_depth: by metric, ``P@k`` and ``mAP@k`` for each depth, ``(Q,)`` float64 terms.
     """
 
     ks: tuple[int, ...]
@@ -43,12 +48,13 @@ class QueryResults:
     r_precision: npt.NDArray[np.float64]
     relevant: npt.NDArray[np.int64]
     n_gallery: int
+    at_depth: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def scores(self) -> dict[str, npt.NDArray[np.bool_] | npt.NDArray[np.float64]]:
-        """By metric, the ``(Q,)`` scores that it is the mean of: ``R@k``, MAP@R, R-Precision."""
+        """By metric, the ``(Q,)`` scores that it is the mean of: ``R@k``, MAP@R and others."""
         hits = {f"R@{k}": column for k, column in zip(self.ks, self.hits.T, strict=True)}
-        return {**hits, "MAP@R": self.ap_at_r, "R-Precision": self.r_precision}
+        return {**hits, "MAP@R": self.ap_at_r, "R-Precision": self.r_precision, **self.at_depth}
 
     @property
     def n_query(self) -> int:
@@ -61,6 +67,15 @@ class QueryResults:
         return int(np.count_nonzero(self.relevant == 0))
 
 
+class Others(TypedDict, total=False):
+    """What the functions below take alike, besides embeddings and labels."""
+
+    gallery: Vectors | None
+    gallery_labels: LabelsLike | None
+    groups: LabelsLike | None
+    gallery_groups: LabelsLike | None
+
+
 def evaluate(
     embeddings: Vectors,
     labels: LabelsLike,
@@ -70,6 +85,8 @@ def evaluate(
     groups: LabelsLike | None = None,
     gallery_groups: LabelsLike | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
+    depths: Sequence[int] = (),
+    verification: bool = False,
     nmi_restarts: int = 10,
     seed: int = 0,
     memory_mb: int | None = None,
@@ -92,14 +109,18 @@ def evaluate(
         gallery_groups: ``(G,)`` integers, numbered as ``groups``; given if both ``groups`` and
             ``gallery`` are.
         ks: the k of R@k.
+        depths: the k of P@k and mAP@k.
+        verification: whether to compare all pairs too, as ``evaluate_pairs`` does.
         nmi_restarts: k-means restarts behind NMI.
         seed: of the k-means restarts, 0 .. 2^63 - 1.
         memory_mb: working memory of the neighbour search, in MiB above inputs and results; by
             default 256, and 2,048 on a GPU.
 
     Returns:
-        ``R@k`` for each k, ``MAP@R``, ``R-Precision`` and ``NMI`` as fractions 0-1, then the
-        counts ``n_query``, ``n_gallery`` and ``n_lone`` (ints).
+        ``R@k`` for each k, ``MAP@R``, ``R-Precision``, ``P@k`` and ``mAP@k`` for each depth, and
+        ``NMI`` as fractions 0-1; with verification ``TAR@FAR=f`` for each false accept rate f that
+        the number of pairs allows, ``EER``, and the cosines ``threshold@FAR=f``; then the counts
+        ``n_query``, ``n_gallery`` and ``n_lone`` (ints).
 
     Raises:
         MlbenchError: empty or misshapen arrays, labels that are not integers, rows that are zero
@@ -112,19 +133,21 @@ def evaluate(
     {'R@1': 0.75, 'MAP@R': 0.75, 'NMI': 0.344}
     """
     nmi_restarts, seed = whole_number(nmi_restarts, "nmi_restarts", 1), check_seed(seed)
+    others: Others = {
+        "gallery": gallery,
+        "gallery_labels": gallery_labels,
+        "groups": groups,
+        "gallery_groups": gallery_groups,
+    }
     results = evaluate_queries(
-        embeddings,
-        labels,
-        gallery=gallery,
-        gallery_labels=gallery_labels,
-        groups=groups,
-        gallery_groups=gallery_groups,
-        ks=ks,
-        memory_mb=memory_mb,
+        embeddings, labels, **others, ks=ks, depths=depths, memory_mb=memory_mb
     )
-    retrieval = summarize(results)
-    counts = {name: retrieval.pop(name) for name in ("n_query", "n_gallery", "n_lone")}
-    return {**retrieval, "NMI": nmi(embeddings, labels, restarts=nmi_restarts, seed=seed), **counts}
+    metrics = summarize(results)
+    counts = {name: metrics.pop(name) for name in ("n_query", "n_gallery", "n_lone")}
+    metrics["NMI"] = nmi(embeddings, labels, restarts=nmi_restarts, seed=seed)
+    if verification:
+        metrics |= all_figures(evaluate_pairs(embeddings, labels, **others))
+    return {**metrics, **counts}
 
 
 @known_state()
@@ -137,6 +160,7 @@ def evaluate_queries(
     groups: LabelsLike | None = None,
     gallery_groups: LabelsLike | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
+    depths: Sequence[int] = (),
     memory_mb: int | None = None,
 ) -> QueryResults:
     """Return the retrieval results of each query, from one pass over its neighbours.
@@ -151,32 +175,71 @@ def evaluate_queries(
     >>> results.hits[:, 0].tolist()
     [True, True, True, False]
     """
-    queries = as_vectors(embeddings, "embeddings")
-    query_labels = as_labels(labels, len(queries), "labels")
-    rows, row_labels = queries, query_labels
-    if gallery is not None and gallery_labels is not None:
-        rows = as_vectors(gallery, "gallery")
-        row_labels = as_labels(gallery_labels, len(rows), "gallery_labels")
-    elif gallery is not None or gallery_labels is not None:
-        raise MlbenchError("gallery and gallery_labels belong together; give both or neither")
-    columns, memory_mb = _check_ks(ks), working_memory(memory_mb, queries.device)
-    exclude_self = gallery is None
-    grouped = _as_groups(groups, gallery_groups, len(queries), None if exclude_self else len(rows))
-    relevant = _count_relevant(query_labels, row_labels, exclude_self, grouped)
-    depth = min(max(*columns, int(relevant.max())), len(rows))
-    results = _empty_results(columns, relevant, len(rows))
+    queries, gallery_side = as_sides(
+        embeddings,
+        labels,
+        gallery=gallery,
+        gallery_labels=gallery_labels,
+        groups=groups,
+        gallery_groups=gallery_groups,
+    )
+    searched = queries if gallery_side is None else gallery_side
+    columns, deep = _check_ks(ks, "ks"), _check_ks(depths, "depths") if plain(depths) else ()
+    exclude_self = gallery_side is None
+    relevant = _count_relevant(queries, searched, exclude_self)
+    depth = min(max(*columns, *deep, int(relevant.max())), len(searched.rows))
+    results = _empty_results(columns, deep, relevant, len(searched.rows))
     blocks = neighbor_blocks(
-        queries,
-        rows,
+        queries.rows,
+        searched.rows,
         depth,
         exclude_self=exclude_self,
-        memory_mb=memory_mb,
-        groups=_on_device(grouped, queries),
+        memory_mb=working_memory(memory_mb, queries.rows.device),
+        groups=_on_device(queries, searched),
     )
     for block, neighbors in blocks:
-        matches = (row_labels[neighbors] == query_labels[block, None]) & (neighbors >= 0)
-        _score(results, block, neighbors, matches)
+        of_class = searched.labels[neighbors] == queries.labels[block, None]
+        _score(results, block, neighbors, of_class & (neighbors >= 0), deep)
     return results
+
+
+def evaluate_pairs(
+    embeddings: Vectors,
+    labels: LabelsLike,
+    *,
+    gallery: Vectors | None = None,
+    gallery_labels: LabelsLike | None = None,
+    groups: LabelsLike | None = None,
+    gallery_groups: LabelsLike | None = None,
+) -> Verification:
+    """Tell pairs of one class from pairs of two by a threshold on their cosine.
+
+    All pairs of different images count, with a gallery all pairs of a query and a gallery image.
+    Thresholds are multiples of 2^-15; besides a small block of pairs, 110 MB are taken.
+
+    Arguments and errors are those of ``evaluate``.
+
+    Raises:
+        MlbenchError: also if there is no pair of one class, or none of two.
+
+    >>> from mlbench.metrics import evaluate_pairs
+    >>> embeddings = [[1.0, 0.0], [0.9, 0.1], [0.1, 0.9], [0.8, 0.3]]
+    >>> found = evaluate_pairs(embeddings, labels=[0, 0, 1, 1])
+    >>> found.genuine, found.impostor, round(found.eer.value, 3)
+    (2, 4, 0.5)
+    """
+    queries, searched = as_sides(
+        embeddings,
+        labels,
+        gallery=gallery,
+        gallery_labels=gallery_labels,
+        groups=groups,
+        gallery_groups=gallery_groups,
+    )
+    found = compare_pairs(queries, searched)
+    if found is None:
+        raise MlbenchError("verification: needs a pair of images of one class, and one of two")
+    return found
 
 
 def summarize(results: QueryResults) -> dict[str, float]:
@@ -250,55 +313,29 @@ def _score_clusters(classes: Labels, assignment: Tensor) -> float:
     return float(normalized_mutual_info_score(classes, assignment.cpu().numpy()))
 
 
-def _check_ks(ks: Sequence[int]) -> tuple[int, ...]:
+def _check_ks(ks: Sequence[int], what: str) -> tuple[int, ...]:
     values = plain(ks)
     columns = tuple(map(plain, values)) if isinstance(values, Iterable) else ()
     whole = all(type(k) is int and k >= 1 for k in columns)
     if not columns or not whole or len(set(columns)) < len(columns):
-        raise MlbenchError(f"ks: expected distinct integers of at least 1, got {values!r}")
+        raise MlbenchError(f"{what}: expected distinct integers of at least 1, got {values!r}")
     return columns
 
 
-_Grouped = tuple[Labels, Labels]
-
-
-def _as_groups(
-    groups: LabelsLike | None, gallery_groups: LabelsLike | None, queries: int, gallery: int | None
-) -> _Grouped | None:
-    """Return the groups of the queries and of what they are searched in; None without groups.
-
-    ``gallery`` is None where the queries are searched among themselves.
-    """
-    if groups is not None and gallery_groups is None and gallery is None:
-        alone = as_labels(groups, queries, "groups")
-        return alone, alone
-    if groups is not None and gallery_groups is not None and gallery is not None:
-        searched = as_labels(gallery_groups, gallery, "gallery_groups")
-        return as_labels(groups, queries, "groups"), searched
-    if groups is not None or gallery_groups is not None:
-        raise MlbenchError(
-            "groups and gallery_groups belong together with a gallery, and gallery_groups nowhere "
-            "else; give both or neither"
-        )
-    return None
-
-
-def _on_device(groups: _Grouped | None, rows: Tensor) -> Groups | None:
-    if groups is None:
+def _on_device(queries: Side, searched: Side) -> Groups | None:
+    if queries.groups is None or searched.groups is None:
         return None
-    asking, found_in = (torch.from_numpy(each).to(rows.device) for each in groups)
-    return asking, found_in
+    device = queries.rows.device
+    return torch.from_numpy(queries.groups).to(device), torch.from_numpy(searched.groups).to(device)
 
 
-def _count_relevant(
-    queries: Labels, gallery: Labels, exclude_self: bool, groups: _Grouped | None
-) -> Labels:
-    """Return R of each query: the gallery's images of its class, but itself and its group."""
-    relevant = _count_equal(queries, gallery)
-    if groups is None:
+def _count_relevant(queries: Side, searched: Side, exclude_self: bool) -> Labels:
+    """Return R of each query: the images of its class, but itself and its group."""
+    relevant = _count_equal(queries.labels, searched.labels)
+    if queries.groups is None or searched.groups is None:
         return relevant - int(exclude_self)
-    pairs = [np.stack(each, 1) for each in zip((queries, gallery), groups, strict=True)]
-    return relevant - _count_equal(*pairs)
+    ours = np.stack((queries.labels, queries.groups), 1)
+    return relevant - _count_equal(ours, np.stack((searched.labels, searched.groups), 1))
 
 
 def _count_equal(queries: Labels, gallery: Labels) -> Labels:
@@ -309,8 +346,11 @@ def _count_equal(queries: Labels, gallery: Labels) -> Labels:
     return counts[codes[len(gallery) :]]
 
 
-def _empty_results(ks: tuple[int, ...], relevant: Labels, n_gallery: int) -> QueryResults:
+def _empty_results(
+    ks: tuple[int, ...], depths: tuple[int, ...], relevant: Labels, n_gallery: int
+) -> QueryResults:
     count = len(relevant)
+    deep = [name for k in depths for name in (f"P@{k}", f"mAP@{k}")]
     return QueryResults(
         ks=ks,
         neighbors=np.empty((count, min(max(ks), n_gallery)), dtype=np.int64),
@@ -319,11 +359,16 @@ def _empty_results(ks: tuple[int, ...], relevant: Labels, n_gallery: int) -> Que
         r_precision=np.empty(count),
         relevant=relevant,
         n_gallery=n_gallery,
+        at_depth={name: np.empty(count) for name in deep},
     )
 
 
 def _score(
-    results: QueryResults, block: slice, neighbors: Labels, matches: npt.NDArray[np.bool_]
+    results: QueryResults,
+    block: slice,
+    neighbors: Labels,
+    matches: npt.NDArray[np.bool_],
+    depths: tuple[int, ...],
 ) -> None:
     """Fill in the results of one block from its ``(q, depth)`` neighbours and their matches."""
     results.neighbors[block] = neighbors[:, : results.neighbors.shape[1]]
@@ -331,8 +376,13 @@ def _score(
         results.hits[block, column] = matches[:, :k].any(axis=1)
     # Musgrave et al. 2020, eq. 2-3: only the first R ranks count, each by the precision there.
     ranks = np.arange(1, matches.shape[1] + 1)
-    found = matches & (ranks <= results.relevant[block, None])
-    precision = np.cumsum(found, axis=1) / ranks
-    whole = np.maximum(results.relevant[block], 1)
+    relevant = results.relevant[block]
+    found = matches & (ranks <= relevant[:, None])
+    precision = np.cumsum(matches, axis=1) / ranks
+    whole = np.maximum(relevant, 1)
     results.r_precision[block] = found.sum(axis=1) / whole
     results.ap_at_r[block] = (precision * found).sum(axis=1) / whole
+    for k in depths:
+        results.at_depth[f"P@{k}"][block] = matches[:, :k].sum(axis=1) / k
+        total = (precision[:, :k] * matches[:, :k]).sum(axis=1)
+        results.at_depth[f"mAP@{k}"][block] = total / np.minimum(whole, k)

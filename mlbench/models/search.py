@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from mlbench.metrics.neighbors import nearest, unit_rows
 from mlbench.models.kept import SUFFIXES
 from mlbench.models.model import Model, embed_images, image_set
 from mlbench.progress import Progress
+from mlbench.records.record import RunRecord
 from mlbench.system import npz
 from mlbench.system.files import atomic_file, expanded, file_sha256
 from mlbench.system.known_state import known_state
@@ -302,6 +304,42 @@ def search(
         )
         for query, row, own in zip(queries, torch.from_numpy(rows), wide, strict=True)
     ]
+
+
+def threshold(text: str, record: RunRecord) -> float:
+    """Return the cosine from which on two images are taken for the same.
+
+    Args:
+        text: a cosine, or ``far=0.001`` for the threshold that the run's verification found at that
+            false accept rate.
+        record: of the run.
+
+    Raises:
+        MlbenchError: neither, or the run has no threshold for that rate.
+    """
+    name, mark, number = text.partition("=")
+    try:
+        value = float(number if mark else text)
+    except ValueError:
+        value = math.nan
+    if mark and name.lower() == "far":
+        return _threshold_at(value, record)
+    if mark or not -1 <= value <= 1:
+        raise MlbenchError(f"--threshold: '{text}' is no cosine such as 0.6, and no far=0.001")
+    return value
+
+
+def _threshold_at(far: float, record: RunRecord) -> float:
+    points = record.verification.points if record.verification else ()
+    for point in points:
+        if math.isclose(point.far, far):
+            return point.threshold.value
+    measured = ", ".join(f"far={point.far:g}" for point in points)
+    remedy = "make it with: mlbench run --keep-model --set evaluation.verification=true"
+    raise MlbenchError(
+        f"--threshold: the run measured no threshold at FAR {far:g}; "
+        + (f"there are {measured}" if measured else remedy)
+    )
 
 
 def _hit(index: Index, i: int, cosine: float) -> Hit:

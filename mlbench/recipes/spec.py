@@ -227,10 +227,14 @@ class EvaluationSpec:
     Attributes:
         ks: the k of R@k.
         nmi_restarts: k-means restarts, of which the one of lowest inertia gives the NMI.
+        depths: the k of P@k and mAP@k.
+        verification: whether all pairs of test images are compared too: TAR at FAR, EER.
     """
 
     ks: tuple[Count, ...]
     nmi_restarts: Count
+    depths: tuple[Count, ...] = ()
+    verification: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,6 +272,8 @@ class Recipe:
             )
         if 1 not in self.evaluation.ks or len(set(self.evaluation.ks)) != len(self.evaluation.ks):
             raise MlbenchError("recipe: evaluation.ks must hold 1, and no value twice")
+        if len(set(self.evaluation.depths)) != len(self.evaluation.depths):
+            raise MlbenchError("recipe: evaluation.depths holds a value twice")
         if self._largest_rate() > math.log(_LARGEST_SINGLE):
             raise MlbenchError(
                 f"recipe: schedule.decay {self.schedule.decay:g} raises a learning rate above "

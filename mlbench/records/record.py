@@ -14,6 +14,7 @@ import msgspec
 
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
+from mlbench.metrics.roc import Verification
 from mlbench.recipes.spec import FORMER_PARAMS, LossSpec, Natural, Recipe, RunSpec
 from mlbench.recipes.validation import build, check_value
 from mlbench.records.migrations import SCHEMA_VERSION, migrate
@@ -99,8 +100,9 @@ class RunRecord:
         weights_id: what the backbone's initial weights were.
         status: ``ok``, or ``diverged`` if the loss became NaN or infinite.
         selected_epoch: 0-based epoch whose network was evaluated; None for a baseline.
-        metrics: ``R@k``, ``NMI``, ``MAP@R``, ``R-Precision`` as fractions, and the counts
-            ``n_query``, ``n_gallery``, ``n_lone``; empty if diverged.
+        metrics: ``R@k``, ``NMI``, ``MAP@R``, ``R-Precision`` and, if the recipe asks for them,
+            ``P@k``, ``mAP@k`` and ``TAR@FAR=f`` as fractions, and the counts ``n_query``,
+            ``n_gallery``, ``n_lone``; empty if diverged.
         loss_report: what the loss says of itself after training.
         curve: one row per epoch.
         cost: time and memory.
@@ -113,6 +115,8 @@ class RunRecord:
             out of the JSON, is the data set's own.
         needs: what the loss declared, as ``mlbench list losses`` says it; empty for a baseline, and
             where it was not recorded.
+        verification: how a threshold tells pairs of test images apart; None if the recipe does not
+            ask for it, or the run diverged; left out of the JSON then.
     """
 
     schema_version: int
@@ -137,6 +141,7 @@ class RunRecord:
     class_totals: PackedTotals | None
     needs: str = ""
     split: Natural | None = None
+    verification: Verification | None = None
 
     @functools.cached_property
     def totals(self) -> RunTotals | None:
@@ -152,8 +157,9 @@ class RunRecord:
     def to_json(self) -> str:
         """Return the record as indented JSON; its last entry is the checksum of all others."""
         table = asdict(self)
-        if self.split is None:
-            del table["split"]
+        for name in _OMITTED:
+            if table[name] is None:
+                del table[name]
         text = dump(table)
         return f'{text.removesuffix(_END)}{_MARK}{sha256(text.encode())}"{_END}'
 
@@ -209,7 +215,7 @@ def _read_whole(content: bytes) -> RunRecord | None:
     """
     try:
         parts = msgspec.structs.asdict(_WHOLE.decode(content))
-        written = len(parts) - (parts["split"] is None)
+        written = len(parts) - sum(parts[name] is None for name in _OMITTED)
         if not _is_as_written(content, parts.pop("checksum"), written):
             return None
         parts |= {name: _read_shared(name, bytes(parts[name])) for name in _SHARED}
@@ -255,17 +261,19 @@ def _read_shared(name: str, text: bytes) -> Any:
 
 
 _HINTS = get_type_hints(RunRecord, include_extras=True)
+_OMITTED = ("split", "verification")
+"""Fields that are left out of the JSON while they are None."""
+
 _PARTS = {
-    **_HINTS,
+    **{name: kind for name, kind in _HINTS.items() if name not in _OMITTED},
     **dict.fromkeys(_SHARED, msgspec.Raw),
     "schema_version": Literal[SCHEMA_VERSION],
     "checksum": str,
 }
-del _PARTS["split"]  # the one that may be missing
 _WHOLE = msgspec.json.Decoder(
     msgspec.defstruct(
         "_WHOLE",
-        [*_PARTS.items(), ("split", int | None, None)],
+        [*_PARTS.items(), *((name, _HINTS[name], None) for name in _OMITTED)],
         forbid_unknown_fields=True,
         gc=False,
     )
@@ -290,11 +298,14 @@ def _check_consistent(record: RunRecord, where: str) -> None:
     if record.recipe.recipe_id != record.recipe_id:
         raise MlbenchError(f"{where}: recipe_id does not match the recipe; was it edited?")
     if record.status == "diverged":
-        if record.metrics or record.class_totals:
+        if record.metrics or record.class_totals or record.verification:
             raise MlbenchError(f"{where}: diverged but with metrics; was it edited?")
         return
-    recalls = [f"R@{k}" for k in sorted(record.recipe.evaluation.ks)]
-    fractions = {*recalls, "NMI", "MAP@R", "R-Precision"}
+    evaluation, pairs = record.recipe.evaluation, record.verification
+    recalls = [f"R@{k}" for k in sorted(evaluation.ks)]
+    deep = [f"{name}@{k}" for k in evaluation.depths for name in ("P", "mAP")]
+    accepted = [f"TAR@FAR={point.far:g}" for point in pairs.points] if pairs else []
+    fractions = {*recalls, "NMI", "MAP@R", "R-Precision", *deep, *accepted}
     wanted = fractions | {"n_query", "n_gallery", "n_lone"}
     if set(record.metrics) != wanted:
         wrong = ", ".join(sorted(set(record.metrics) ^ wanted))

@@ -75,6 +75,38 @@ def recall_at_k_plot(group: Group, styles: Styles, name: str) -> Picture:
     return draw(name, "Recall at k", words, size, paint)
 
 
+def roc_plot(group: Group, styles: Styles, name: str) -> Picture | None:
+    """Draw the mean TAR over runs against FAR; None without verification."""
+    curves = {entry.label: _roc(entry) for entry in group.entries}
+    curves = {label: curve for label, curve in curves.items() if curve}
+    if not curves:
+        return None
+
+    def paint(axes: Axes) -> None:
+        for label, curve in curves.items():
+            axes.plot(list(curve), [100 * tar for tar in curve.values()], color=styles[label].token,
+                      ls=styles[label].line, label=shortened(label))  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xlabel("FAR, false accept rate")
+        axes.set_ylabel("TAR, percent")
+        _legend(axes)
+
+    words = "; ".join(
+        f"{label}: TAR {100 * tar:.1f} percent at FAR {far:.2g}"
+        for label, curve in curves.items()
+        for far, tar in list(curve.items())[:1]
+    )
+    size = WIDTH, 3.4 + _legend_height(len(curves))
+    return draw(name, "Verification: ROC", words, size, paint)
+
+
+def _roc(entry: RowRuns) -> dict[float, float]:
+    """Return the mean TAR by FAR, at the rates that all runs have."""
+    runs = [dict(r.verification.roc) for r in entry.runs.values() if r.verification]
+    shared = [far for far in runs[0] if all(far in run for run in runs)] if runs else []
+    return {far: float(np.mean([run[far] for run in runs])) for far in shared}
+
+
 _COSTS: tuple[tuple[str, str, Callable[[RunRecord], float]], ...] = (
     ("Training time", "seconds", lambda r: r.cost.seconds.get("train", 0.0)),
     ("Training speed", "images a second", lambda r: r.cost.images_per_second),

@@ -150,9 +150,11 @@ def _percent(value: Estimate) -> str:
 def _accuracy(group: Group, styles: Mapping[str, Style], name: str) -> tuple[Picture, ...]:
     if not any(entry.runs for entry in group.entries):
         return ()
+    roc = plots.roc_plot(group, styles, f"{name}-roc")
     return (
         plots.recall_plot(group, styles, f"{name}-recall"),
         plots.recall_at_k_plot(group, styles, f"{name}-at-k"),
+        *((roc,) if roc else ()),
     )
 
 

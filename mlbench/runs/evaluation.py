@@ -9,8 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mlbench.metrics.evaluation import QueryResults, evaluate_queries, nmi, summarize
+from mlbench.metrics.evaluation import (
+    Others,
+    QueryResults,
+    evaluate_queries,
+    nmi,
+    summarize,
+)
+from mlbench.metrics.roc import Verification
+from mlbench.metrics.sides import as_sides
 from mlbench.metrics.ties import TIE
+from mlbench.metrics.verification import accept_rates, compare_pairs
 from mlbench.recipes.spec import RunSpec
 from mlbench.records.totals import RunTotals, totals_by_class
 from mlbench.runs.ingredients import Ingredients, TrainingPart, Validation
@@ -69,11 +78,19 @@ class Selection:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one network on the test images, their totals by class, and results by query."""
+    """Metrics of one network on the test images, their totals by class, and results by query.
+
+    Attributes:
+        metrics: as in the record.
+        totals: by class.
+        queries: results by query.
+        pairs: the verification, if the recipe asks for it and there are pairs.
+    """
 
     metrics: dict[str, int | float]
     totals: RunTotals
     queries: QueryResults
+    pairs: Verification | None
 
 
 def has_directions(embeddings: Tensor) -> bool:
@@ -96,20 +113,25 @@ def embed_evaluated(network: nn.Module, ingredients: Ingredients, seed: int) -> 
 
 def _retrieve(embeddings: Tensor, ingredients: Ingredients) -> QueryResults:
     """Search each query among the others, or in the gallery if the data set has one."""
-    tested, ks = ingredients.images("test"), ingredients.recipe.evaluation.ks
-    gallery = ingredients.dataset.gallery
+    asked = ingredients.recipe.evaluation
+    queries, others = _sides(embeddings, ingredients)
+    labels = ingredients.images("test").labels
+    return evaluate_queries(queries, labels, **others, ks=asked.ks, depths=asked.depths)
+
+
+def _sides(embeddings: Tensor, ingredients: Ingredients) -> tuple[Tensor, Others]:
+    """Return the queries, and what they are searched in, on the device of the runs."""
+    tested, gallery = ingredients.images("test"), ingredients.dataset.gallery
+    embeddings = embeddings.to(ingredients.device)
     if gallery is None:
-        return evaluate_queries(embeddings, tested.labels, groups=tested.groups, ks=ks)
+        return embeddings, {"groups": tested.groups}
     queries, rows = embeddings.split([len(tested), len(gallery)])
-    return evaluate_queries(
-        queries,
-        tested.labels,
-        gallery=rows,
-        gallery_labels=gallery.labels,
-        groups=tested.groups,
-        gallery_groups=gallery.groups,
-        ks=ks,
-    )
+    return queries, {
+        "gallery": rows,
+        "gallery_labels": gallery.labels,
+        "groups": tested.groups,
+        "gallery_groups": gallery.groups,
+    }
 
 
 def validate(embeddings: Tensor, validation: Validation) -> QueryResults:
@@ -118,10 +140,18 @@ def validate(embeddings: Tensor, validation: Validation) -> QueryResults:
 
 
 def evaluate_run(embeddings: Tensor, ingredients: Ingredients, seed: int) -> Evaluation:
-    """Evaluate the embeddings of all evaluated sides; NMI is of the queries alone."""
-    labels = ingredients.images("test").labels
-    queries = _retrieve(embeddings, ingredients)
-    restarts = ingredients.recipe.evaluation.nmi_restarts
-    clustering = nmi(embeddings[: len(labels)], labels, restarts=restarts, seed=seed)
-    totals = totals_by_class(queries.scores, labels, ingredients.dataset.test_numbers)
-    return Evaluation({**summarize(queries), "NMI": clustering}, totals, queries)
+    """Evaluate the embeddings of all evaluated sides; NMI is of the queries alone.
+
+    Neighbours are the same on every device; k-means stays on the CPU, where NMI is.
+    """
+    labels, asked = ingredients.images("test").labels, ingredients.recipe.evaluation
+    results = _retrieve(embeddings, ingredients)
+    clustering = nmi(embeddings[: len(labels)], labels, restarts=asked.nmi_restarts, seed=seed)
+    totals = totals_by_class(results.scores, labels, ingredients.dataset.test_numbers)
+    metrics = {**summarize(results), "NMI": clustering}
+    pairs = None
+    if asked.verification:
+        queries, others = _sides(embeddings, ingredients)
+        pairs = compare_pairs(*as_sides(queries, labels, **others))
+        metrics |= accept_rates(pairs) if pairs else {}
+    return Evaluation(metrics, totals, results, pairs)

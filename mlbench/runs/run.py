@@ -303,6 +303,7 @@ def _record(
         ),
         queries_sha256=None,
         needs=LOSSES.get(spec.loss.name).needs if trained else "",
+        verification=results.pairs if results else None,
         class_totals=results.totals.pack() if results else None,
     )
 

@@ -383,3 +383,22 @@ def test_bad_input_is_named_in_one_line(rows, labels, options, message):
     with pytest.raises(MlbenchError, match=message) as caught:
         evaluate(rows, labels, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_precision_and_map_at_any_depth():
+    """Query 0 at 0 degrees finds classes 1, 0, 0 in this order; R is 2."""
+    angles = np.radians([0, 10, 20, 35])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    results = evaluate_queries(rows, [0, 1, 0, 0], ks=(1,), depths=(1, 2, 3, 10))
+    first = {name: scores[0] for name, scores in results.at_depth.items()}
+    assert first == pytest.approx(
+        {
+            "P@1": 0, "mAP@1": 0,
+            "P@2": 1 / 2, "mAP@2": (1 / 2) / 2,
+            "P@3": 2 / 3, "mAP@3": (1 / 2 + 2 / 3) / 2,
+            "P@10": 2 / 10, "mAP@10": (1 / 2 + 2 / 3) / 2,
+        }
+    )  # fmt: skip
+    assert summarize(results)["mAP@2"] == results.at_depth["mAP@2"].mean()
+    with pytest.raises(MlbenchError, match="depths: expected distinct integers"):
+        evaluate_queries(rows, [0, 1, 0, 0], depths=(0,))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from PIL import Image
 
 import mlbench
 from mlbench.cli import main
-from mlbench.errors import DataWarning
+from mlbench.errors import DataWarning, MlbenchError
+from mlbench.metrics.roc import Interval, OperatingPoint
+from mlbench.models.search import threshold
 from mlbench.records import store
+from mlbench.records.record import RunRecord
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ def run(photos: Path, tmp_path: Path) -> Path:
     made = mlbench.run(
         "triplet",
         dataset=f"folder:{photos}",
-        settings=QUICK,
+        settings=QUICK | {"evaluation.verification": True, "evaluation.depths": [3, 100]},
         out=tmp_path / "out",
         keep_model=True,
     )
@@ -305,3 +309,44 @@ def test_odd_images_are_indexed_searched_and_shown(photos: Path, tmp_path: Path,
     assert len(answers) == 7
     assert all(answer["results"][0]["similarity"] > 0.99999 for answer in answers)
     assert (tmp_path / "sheet.html").read_text().count('src="data:image/webp;base64,UklGR') == 14
+
+
+def test_a_record_keeps_the_verification_that_was_asked_for(run: Path) -> None:
+    record = store.load(run)
+    assert record.verification is not None
+    assert (record.verification.genuine, record.verification.impostor) == (3 * 28, 3 * 64)
+    assert record.verification.roc[-1] == (1.0, 1.0)
+    assert {"P@3", "mAP@3", "P@100", "mAP@100"} < set(record.metrics)
+    assert record.totals is not None
+    assert record.totals.means["mAP@3"] == pytest.approx(record.metrics["mAP@3"], abs=1e-6)
+    plain = replace(record, verification=None)
+    assert '\n "verification"' not in plain.to_json()
+    assert RunRecord.from_json(record.to_json(), "it") == record
+    with pytest.raises(MlbenchError, match="measured no threshold"):
+        threshold("far=0.1", record)
+
+
+def test_a_threshold_says_same_or_different(run: Path, photos: Path) -> None:
+    assert mlbench_("index", run, photos).exit_code == 0
+    query = photos / "class0" / "0.png"
+    (answer,) = json.loads(mlbench_("search", run, query, "--json", "--threshold", "0.99").stdout)
+    for hit in answer["results"]:
+        assert hit["verdict"] == ("same" if hit["similarity"] >= 0.99 else "different")
+    assert answer["results"][0]["verdict"] == "same"
+    printed = mlbench_("search", run, query, "--threshold", "-1").output
+    assert "from -1.0000" in printed
+    assert "different" not in printed
+    line = refusal("search", run, query, "--threshold", "far=0.1")
+    assert "no threshold at FAR 0.1" in line
+    for text in ("2", "nan", "x", "tar=0.1", "far="):
+        assert "--threshold" in refusal("search", run, query, "--threshold", text)
+
+
+def test_the_threshold_at_a_false_accept_rate_is_the_records(run: Path) -> None:
+    record = store.load(run)
+    assert record.verification is not None
+    point = OperatingPoint(0.001, Interval(0.5, 0.4, 0.6), Interval(0.75, 0.7, 0.8))
+    measured = replace(record, verification=replace(record.verification, points=(point,)))
+    assert threshold("far=1e-3", measured) == 0.75
+    with pytest.raises(MlbenchError, match=r"no threshold at FAR 0\.1; there are far=0\.001"):
+        threshold("far=0.1", measured)
