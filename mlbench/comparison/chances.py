@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlbench.comparison.crossed import ClassTotals, Components, aligned
-from mlbench.comparison.pairs import all_pairs
+from mlbench.comparison.pairs import Pairs, all_pairs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,10 +47,14 @@ class Better:
     high: float
 
 
-def better_than_next(parts: Components) -> dict[str, Better]:
+def better_than_next(parts: Components, found: Pairs | None = None) -> dict[str, Better]:
     """Return the chance that each row but the last beats the next, in the order of means.
 
     Empty where it is unknown: without totals by class, or where no row has two runs.
+
+    Args:
+        parts: of the rows.
+        found: the differences of all of them, if they are there already.
     """
     import numpy as np
     from scipy.special import ndtr
@@ -59,7 +63,7 @@ def better_than_next(parts: Components) -> dict[str, Better]:
         return {}
     order = np.lexsort((np.array(parts.names), -parts.means.round(9)))  # beyond is rounding
     row, following = order[:-1], order[1:]
-    found = all_pairs(parts)
+    found = found or all_pairs(parts)
     gap = parts.means[row] - parts.means[following]
     width = found.square(found.half_widths())[row, following]
     spread = np.sqrt(found.square(_variance_of_a_run(parts))[row, following])

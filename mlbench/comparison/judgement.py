@@ -242,7 +242,7 @@ def _over_seeds(evidence: _Evidence, metric: str, statement: Statement) -> Judge
         standing.marked,
         _differences(parts.names, standing.pairs) if known and standing.behind else None,
         parts.noisy,
-        better_than_next(parts),
+        better_than_next(parts, standing.pairs),
         leads,
         _sources(parts),
     )

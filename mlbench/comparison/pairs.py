@@ -49,9 +49,8 @@ class Pairs:
         None is narrower than that of a statement about seeds alone or classes alone.
         """
         import numpy as np
-        from scipy.special import stdtrit
 
-        return np.max([stdtrit(f, 1 - tail) * np.sqrt(v) for v, f in self.ways], axis=0)
+        return np.max([_quantiles(f, 1 - tail) * np.sqrt(v) for v, f in self.ways], axis=0)
 
     def p_values(self) -> Figures:
         """Return ``(P,)`` two-sided p: twice the tail at which the interval just reaches zero."""
@@ -68,6 +67,13 @@ class Pairs:
         from scipy.spatial.distance import squareform
 
         return squareform(values, checks=False)
+
+
+def _quantiles(freedom: Figures, level: float) -> Figures:
+    """Return Student's quantiles; one for all pairs where they have the same degrees of freedom."""
+    from scipy.special import stdtrit
+
+    return stdtrit(freedom[:1] if (freedom == freedom[:1]).all() else freedom, level)
 
 
 def all_pairs(parts: Components) -> Pairs:

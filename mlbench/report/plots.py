@@ -14,6 +14,7 @@ from mlbench.records.record import EpochRow, RunRecord
 from mlbench.report.groups import Group, RowRuns
 from mlbench.report.style import Style
 from mlbench.report.svg import INK, MUTED, Picture, draw, shortened
+from mlbench.tables.layout import distance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +48,37 @@ def recall_plot(group: Group, styles: Styles, name: str) -> Picture:
         (WIDTH, 0.42 * len(entries) + 0.9),
         paint,
         "Large marks: mean over runs, with its 95 % interval over seeds where there are several; "
-        "small dots: single runs. Whether two losses differ is said by the distance to the best in "
-        "the table: their test classes are the same, so these intervals may overlap.",
+        "small dots: single runs.",
+    )
+
+
+def distance_plot(group: Group, styles: Styles, name: str) -> Picture | None:
+    """Draw how far each trained row is behind the best; None if nothing is known of it."""
+    entries = [entry for entry in group.trained if "R@1" in entry.row.behind]
+    if not entries:
+        return None
+    distances = {entry.label: entry.row.behind["R@1"] for entry in entries}
+
+    def paint(axes: Axes) -> None:
+        axes.axvline(0, color=MUTED, lw=1)
+        for number, (label, each) in enumerate(distances.items()):
+            ends = 100 * np.array([[each.gap - each.low], [each.high - each.gap]])
+            style = styles[label]
+            axes.errorbar(100 * each.gap, number, xerr=ends, color=style.token,
+                          marker=style.marker, ms=7, capsize=4, lw=1.8)  # fmt: skip
+        name_rows(axes, list(distances))
+        axes.set_xlabel("percent points of R@1 behind the best")
+
+    words = "; ".join(f"{label} {distance(each)}" for label, each in distances.items())
+    scope = group.comparison.scope
+    marks = " One that reaches 0: not told apart from the best." if scope.judged else ""
+    return draw(
+        name,
+        "Distance to the best loss in R@1",
+        f"Percent points: {words}",
+        (WIDTH, 0.42 * len(entries) + 0.9),
+        paint,
+        f"95 % intervals, all of which hold at once, for {scope}.{marks}",
     )
 
 

@@ -150,12 +150,13 @@ def _percent(value: Estimate) -> str:
 def _accuracy(group: Group, styles: Mapping[str, Style], name: str) -> tuple[Picture, ...]:
     if not any(entry.runs for entry in group.entries):
         return ()
-    roc = plots.roc_plot(group, styles, f"{name}-roc")
-    return (
+    pictures = (
         plots.recall_plot(group, styles, f"{name}-recall"),
+        plots.distance_plot(group, styles, f"{name}-distance"),
         plots.recall_at_k_plot(group, styles, f"{name}-at-k"),
-        *((roc,) if roc else ()),
+        plots.roc_plot(group, styles, f"{name}-roc"),
     )
+    return tuple(picture for picture in pictures if picture)
 
 
 def _reports(group: Group, styles: Mapping[str, Style], name: str) -> tuple[Picture, ...]:
