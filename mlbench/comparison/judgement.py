@@ -52,6 +52,7 @@ class Scope(StrEnum):
     CLASSES_AND_SEEDS = "other classes and seeds"
     TEST_CLASSES = "other test classes"
     SEEDS = "other seeds on these test classes"
+    SPLITS = "other splits of these classes"
     CLASSES = "other classes with these seeds"
     NOTHING = "nothing else"
 
@@ -129,8 +130,16 @@ def judge(
 
 
 def split_of(record: RunRecord) -> Hashable:
-    """Return the split of the classes that a run was made on; runs of one split differ by seed."""
-    return record.fold, record.split
+    """Return the split and fold of a run; runs of the same classes differ by seed."""
+    return record.split, record.fold
+
+
+def means_by_split(runs: Iterable[RunRecord], metric: str) -> list[float]:
+    """Return the mean of the runs on each split and fold."""
+    figures: dict[Hashable, list[float]] = {}
+    for run in runs:
+        figures.setdefault(split_of(run), []).append(float(run.metrics[metric]))
+    return [estimate(each).mean for each in figures.values()]
 
 
 def is_copied(runs: Sequence[RunRecord]) -> bool:
@@ -271,16 +280,15 @@ def _over_splits(evidence: _Evidence, metric: str, statement: Statement) -> Judg
     parts = {split: evidence.of(split) for split in evidence.splits}
     shared = [each for each in parts.values() if len(each.runs) == len(evidence.runs)]
     half_widths = {
-        name: estimate([float(each.scores(metric)[name].mean()) for each in of_row]).half_width
-        for name in evidence.runs
-        if (of_row := [each for each in parts.values() if name in each.runs])
+        name: estimate(means_by_split(runs, metric)).half_width
+        for name, runs in evidence.runs.items()
     }
     if len(shared) < 2:
         return Judgement(Scope.NOTHING, half_widths)
     by_class = metric in evidence.by_class and statement == "other-classes"
     names, standing = _standing_over_splits(shared, metric, by_class=by_class)
     return Judgement(
-        Scope.TEST_CLASSES if by_class else Scope.SEEDS,
+        Scope.TEST_CLASSES if by_class else Scope.SPLITS,
         half_widths,
         standing.behind,
         standing.marked,

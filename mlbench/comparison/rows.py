@@ -9,7 +9,7 @@ from pathlib import Path
 from mlbench.comparison.best import Behind
 from mlbench.comparison.chances import Better
 from mlbench.comparison.estimates import Estimate, estimate
-from mlbench.comparison.judgement import Judgement, is_copied, split_of
+from mlbench.comparison.judgement import Judgement, is_copied, means_by_split, split_of
 from mlbench.losses.baselines import BASELINES
 from mlbench.records.record import RunRecord
 
@@ -141,8 +141,13 @@ def build_rows(
 
 def _baseline_row(records: RowRecords, metrics: Iterable[str]) -> Row:
     copied = bool(records.runs) and is_copied(records.runs)
+    several = len(set(map(split_of, records.runs))) > 1
     estimates = {
-        metric: estimate([float(run.metrics[metric]) for run in records.runs])
+        metric: estimate(
+            means_by_split(records.runs, metric)
+            if several
+            else [float(run.metrics[metric]) for run in records.runs]
+        )
         for metric in metrics
         if records.runs
     }

@@ -75,8 +75,7 @@ def _explained(comparison: Comparison, shown: Sequence[str], width: float | None
     lines += [
         f"{metric}: for {scope} alone, so nothing is marked in it"
         for metric, scope in comparison.scopes.items()
-        if metric in shown and comparison.scope.judged and scope is Scope.SEEDS
-        if comparison.scope is not scope
+        if metric in shown and comparison.scope.judged and scope is not comparison.scope
     ]
     lines += [
         f"{name} varies more from seed to seed than the other losses in {first_few(noisy)}, so "
@@ -94,8 +93,10 @@ def _explained(comparison: Comparison, shown: Sequence[str], width: float | None
 
 def _over_what(comparison: Comparison) -> str:
     known = any(e.half_width is not None for row in comparison.rows for e in row.estimates.values())
-    over = "splits" if comparison.identity.random_splits else "seeds"
-    return f"; ±: 95 % interval of the mean over {over}" if known else ""
+    what = "seeds"
+    if comparison.identity.random_splits or comparison.recipe.selection.folds:
+        what = "splits" if comparison.identity.random_splits else "folds"
+    return f"; ±: 95 % interval of the mean over {what}" if known else ""
 
 
 def _line(

@@ -13,6 +13,7 @@ import pytest
 from helpers.runs import RUNS, record, with_hits, with_totals
 from scipy.stats import t
 
+from mlbench.comparison.advice import advise
 from mlbench.comparison.comparison import Comparison, compare
 from mlbench.comparison.judgement import Scope, judge
 from mlbench.comparison.rows import Row
@@ -222,7 +223,7 @@ def test_folds_are_compared_over_those_that_all_rows_have() -> None:
     behind = row_of(comparison, "npairs").behind["R@1"]
     assert behind.gap == pytest.approx(gaps.mean())
     assert behind.high - behind.gap == pytest.approx(t.ppf(0.975, nu) * math.sqrt(v))
-    assert comparison.scopes["NMI"] is Scope.SEEDS
+    assert comparison.scopes["NMI"] is Scope.SPLITS
     assert row_of(comparison, "triplet").runs == 4
 
     fewer = compared(in_folds("triplet", folds[0]), in_folds("npairs", folds[1])[:2])
@@ -230,6 +231,40 @@ def test_folds_are_compared_over_those_that_all_rows_have() -> None:
     apart = compared(in_folds("triplet", folds[0]), in_folds("npairs", folds[1])[:1])
     assert apart.scope is Scope.NOTHING
     assert not any(row.behind for row in apart.rows)
+
+
+def on_split(runs: list[RunRecord], split: int) -> list[RunRecord]:
+    """Return runs on a random split, which tests other classes."""
+    made = []
+    for run in runs:
+        assert run.totals is not None
+        totals = replace(run.totals, classes=run.totals.classes + 3 * split)
+        made.append(replace(run, split=split, class_totals=totals.pack()))
+    return made
+
+
+def test_random_splits_test_other_classes_and_are_compared_in_each() -> None:
+    """Three splits of two seeds; 15 classes in all, of which each counts once."""
+    hits = {"triplet": (SOFTTRIPLE, NEAR, SOFTTRIPLE), "npairs": (NPAIRS, NPAIRS, NEAR)}
+    rows = [
+        [run for number in range(3) for run in on_split(runs(name, each[number]), number)]
+        for name, each in hits.items()
+    ]
+    comparison = compared(*rows)
+    assert comparison.scope is Scope.TEST_CLASSES
+    means = {name: [np.array(h).mean(axis=0) / 90 for h in each] for name, each in hits.items()}
+    residuals, gaps = np.zeros(15), []
+    for number, (a, b) in enumerate(zip(means["triplet"], means["npairs"], strict=True)):
+        gaps.append((a - b).sum())
+        residuals[3 * number : 3 * number + 9] += (a - b - gaps[-1] / 9) / 3
+    of_classes, of_splits = 15 / 14 * (residuals**2).sum(), np.var(gaps, ddof=1) / 3
+    v = of_classes + of_splits
+    nu = v**2 / (of_classes**2 / 14 + of_splits**2 / 2)
+    behind = row_of(comparison, "npairs").behind["R@1"]
+    assert behind.high - behind.gap == pytest.approx(t.ppf(0.975, nu) * math.sqrt(v))
+    assert row_of(comparison, "triplet").runs == 6
+    assert "±: 95 % interval of the mean over splits" in sheet(comparison).notes[0]
+    assert "--splits" in advise(comparison)
 
 
 def test_one_loss_alone_is_behind_nothing() -> None:
