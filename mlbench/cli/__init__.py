@@ -16,7 +16,7 @@ from mlbench.cli.models import COMMANDS as MODEL_COMMANDS
 from mlbench.cli.report import report
 from mlbench.cli.results import results
 from mlbench.cli.runs import ablate, run, tune
-from mlbench.cli.tables import diff, table
+from mlbench.cli.tables import diff, plan, table
 from mlbench.system.interrupts import leave
 
 
@@ -36,6 +36,7 @@ def main() -> None:
 for _command in (
     run,
     table,
+    plan,
     diff,
     ablate,
     tune,

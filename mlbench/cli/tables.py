@@ -1,9 +1,10 @@
-"""Commands that read records: table, diff."""
+"""Commands that read records: table, plan, diff."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -11,6 +12,9 @@ from mlbench.cli import _complete
 from mlbench.cli._common import json_option, print_list, print_sheets, write_json
 from mlbench.errors import MlbenchError, printable
 from mlbench.system.streams import write
+
+if TYPE_CHECKING:
+    from mlbench.tables.planning import Question
 
 
 @click.command()
@@ -74,6 +78,73 @@ def table(
         print_sheets(sheets(comparisons, reference=reference, width=rope))
     else:
         write(render(comparisons, form, reference=reference, width=rope))
+
+
+@click.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--gap", type=float, required=True, metavar="POINTS", help="In R@1, in percent points."
+)
+@click.option(
+    "--rows", type=click.IntRange(2, 1000), default=2, show_default=True, help="Losses to compare."
+)
+@click.option(
+    "--classes",
+    type=click.IntRange(2, 10_000_000),
+    help="Test classes. [default: those of the records]",
+)
+@json_option
+def plan(folder: Path | None, gap: float, rows: int, classes: int | None, as_json: bool) -> None:
+    """Say how many seeds, or test classes, tell a gap between losses apart with 80 % power.
+
+    The variances are those of the records in FOLDER, one answer for each comparison; without it,
+    those of a shipped study of frozen features on CUB-200-2011.
+    """
+    from mlbench.tables.planning import planning_sheet
+
+    if not 0 < gap <= 100:
+        raise MlbenchError(f"--gap {gap:g}: expected percent points, above 0 and up to 100")
+    asked = [replace(q, classes=classes or q.classes) for q in _asked(folder, gap, rows)]
+    if as_json:
+        write_json([_planned(each) for each in asked])
+    else:
+        print_sheets([planning_sheet(each) for each in asked])
+
+
+def _asked(folder: Path | None, gap: float, rows: int) -> list[Question]:
+    """Return what is asked of the shipped variances, or of each comparison in a folder."""
+    from mlbench.comparison.cache import summarise
+    from mlbench.comparison.planning import NEEDED, shipped
+    from mlbench.tables.planning import Question
+
+    if folder is None:
+        own = shipped()
+        return [Question(own.what, own.sources, gap / 100, rows, own.classes)]
+    summary = summarise(folder)
+    for problem in summary.problems:
+        click.echo(f"Warning: left out: {printable(problem)}", err=True)
+    asked = [
+        Question(f"{c.title}, recipe {c.recipe_id}", c.sources, gap / 100, rows, c.classes)
+        for c in summary.comparisons
+        if c.sources is not None
+    ]
+    if not asked:
+        raise MlbenchError(f"{folder}: {NEEDED}")
+    return asked
+
+
+def _planned(asked: Question) -> dict[str, Any]:
+    from mlbench.tables.planning import answer
+
+    return {
+        "what": asked.what,
+        "gap": asked.gap,
+        "losses": asked.rows,
+        "test_classes": asked.classes,
+        "variances": asdict(asked.found),
+        "seeds": asked.seeds,
+        "answer": answer(asked),
+    }
 
 
 @click.command()

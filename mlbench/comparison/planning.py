@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import bisect
 import math
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 
 from mlbench.comparison.crossed import Components
 from mlbench.comparison.pairs import both_ways
 from mlbench.errors import MlbenchError
 
 POWER = 0.8
+
+NEEDED = (
+    "planning takes records of two losses or more with two seeds or more, and their totals by "
+    "class; make some with: mlbench run --seeds 3"
+)
+"""What records must hold for their variances to be known."""
 _MOST_SEEDS, _MOST_CLASSES = 10_000, 10_000_000
 
 
@@ -40,10 +48,7 @@ def sources(parts: Components) -> Sources:
 
     noise, known = parts.noise, ~parts.deterministic & (parts.noise.freedom > 0)
     if len(parts.names) < 2 or not parts.for_other_classes or not known.any():
-        raise MlbenchError(
-            "planning takes records of two losses or more with two seeds or more, and their "
-            "totals by class; make some with: mlbench run --seeds 3"
-        )
+        raise MlbenchError(NEEDED)
     first, second = np.triu_indices(len(parts.names), 1)
     of_both = noise.both * parts.share_of_run
     pure = np.maximum(parts.class_variance - of_both[first] - of_both[second], 0)
@@ -53,6 +58,30 @@ def sources(parts: Components) -> Sources:
         both=parts.classes * 2 * both,
         seeds=2 * max(seeds - both, 0.0),
     )
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Variances that come with mlbench.
+
+    Attributes:
+        what: they are of, and in which study.
+        classes: number of test classes there.
+        sources: of the variance of R@1.
+    """
+
+    what: str
+    classes: int
+    sources: Sources
+
+
+def shipped() -> Shipped:
+    """Return the variances of the shipped study of frozen features on CUB-200-2011."""
+    file = resources.files("mlbench") / "comparison" / "variances.toml"
+    table = tomllib.loads(file.read_text(encoding="utf-8"))["cub200"]
+    found = Sources(table["classes"], table["both"], table["seeds"])
+    what = f"{table['what']} ({table['rows']} rows of {table['study']})"
+    return Shipped(what, table["test_classes"], found)
 
 
 @dataclass(frozen=True)
