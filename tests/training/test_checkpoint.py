@@ -97,6 +97,7 @@ CROPS = {"input.train_crop": "random-resized", "input.min_area": 0.2, "input.fli
     ("loss", "changes"),
     [
         ("softtriple", {"optimizer.name": "adam", **CROPS}),
+        ("xbm", {"batch.micro": 3, "backbone.bn_stats": "frozen", "xbm.start": 2, **CROPS}),
         ("npairs", {"optimizer.name": "sgd", "schedule.warmup": 1}),
         ("triplet_distance_weighted", {"optimizer.name": "adamw", **VALIDATION}),
         ("margin", {"optimizer.name": "rmsprop", **FROZEN, "selection.rule": "test-best"}),
@@ -248,7 +249,9 @@ def test_every_loss_goes_on_from_its_state(photos: Path, name: str) -> None:
     def trainer() -> Trainer:
         entry = LOSSES.get(name)
         network = Embedder(nn.Identity(), nn.Linear(16, 8))
-        loss = entry.build(4, 8, dict(entry.defaults))
+        # A memory that begins later would never be seen here.
+        at_once = {"start": 0} if "start" in entry.defaults else {}
+        loss = entry.build(4, 8, {**entry.defaults, **at_once})
         features = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
         labels = np.arange(32) % 4
         return Trainer(network, loss, entry, FeatureSource(features), labels, ingredients.recipe, 5)
