@@ -14,7 +14,7 @@ from mlbench.cli.data import data
 from mlbench.cli.embeddings import evaluate
 from mlbench.cli.models import COMMANDS as MODEL_COMMANDS
 from mlbench.cli.report import report
-from mlbench.cli.results import results
+from mlbench.cli.results import pack, results
 from mlbench.cli.runs import ablate, run, tune
 from mlbench.cli.tables import diff, plan, table
 from mlbench.system.interrupts import leave
@@ -45,6 +45,7 @@ for _command in (
     list_,
     report,
     results,
+    pack,
     data,
     verify,
     env,

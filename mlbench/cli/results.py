@@ -1,4 +1,4 @@
-"""Commands for a folder of results: results upgrade."""
+"""Commands for a folder of results: results upgrade, pack."""
 
 from __future__ import annotations
 
@@ -38,3 +38,31 @@ def upgrade(folder: Path, data_root: Path | None) -> None:
         f"{done.added:,} of {done.records:,} records upgraded; {done.complete:,} need nothing, "
         f"{len(done.left):,} left as they are"
     )
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="The file to write; its name ends with .mlpack. [default: FOLDER.mlpack]",
+)
+def pack(folder: Path, output: Path | None) -> None:
+    """Write the records in FOLDER as one compressed file, which stays small.
+
+    table, report, diff, verify and mlbench.load_results read it as they read a folder. Per-query
+    results, trained networks and trials stay out of it; no table needs them.
+    """
+    from mlbench.records.packing import pack_results
+
+    packed = pack_results(folder, output)
+    warn_of([f"left out: {problem}" for problem in packed.problems])
+    if packed.without_totals:
+        click.echo(
+            f"Warning: {packed.without_totals:,} records hold no totals by class, and their "
+            "per-query results are not packed; add them first with: mlbench results upgrade",
+            err=True,
+        )
+    size = packed.path.stat().st_size
+    click.echo(f"{packed.path}: {packed.records:,} records, {size / 1e6:.2f} MB")

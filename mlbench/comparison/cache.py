@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ import msgspec
 from mlbench.comparison.comparison import Comparison, Identity, compare, told_apart
 from mlbench.comparison.judgement import Statement
 from mlbench.errors import MlbenchError
+from mlbench.records.packs import SUFFIX
 from mlbench.records.provenance import source_digest
-from mlbench.records.store import is_record, no_collection, read_records, record_files
+from mlbench.records.store import no_collection, read_records, record_files
 from mlbench.registry import LOSSES
 from mlbench.system.files import atomic_file, cache_dir
 from mlbench.system.regular import read_regular
@@ -40,7 +41,7 @@ class Summary:
 
 
 FileStamp = tuple[int, int]
-"""Size and time of change (ns) of a record; 0 if it is not there."""
+"""Size and time of change (ns) of a file with records; 0 if it is not there."""
 
 _NOTHING = (0, 0)
 
@@ -80,7 +81,11 @@ def summarise(folder: Path, statement: Statement = "other-classes") -> Summary:
     kept = _read(place, source)
     with no_collection():
         found, problems = _renewed(kept, states, statement)
-    lasting = tuple(part for part in found if _is_settled(part, started) and _is_built_in(part))
+    passing = [part for part in found if not (_is_settled(part, started) and _is_built_in(part))]
+    damaged = {
+        pack for pack in states if pack.endswith(SUFFIX) and any(f"{pack}/" in p for p in problems)
+    }
+    lasting = tuple(_without(found, _files(passing) | damaged))
     if place is not None and lasting != kept:
         # A file name may hold bytes that are no text.
         with suppress(MlbenchError, UnicodeError):
@@ -93,28 +98,53 @@ def summarise(folder: Path, statement: Statement = "other-classes") -> Summary:
 def _renewed(
     kept: Sequence[_Part], states: Mapping[str, FileStamp], statement: Statement
 ) -> tuple[list[_Part], tuple[str, ...]]:
-    """Return the comparisons, those with a change made anew, and what cannot be read."""
-    same = {
-        part.comparison.identity: part
-        for part in kept
-        if all(states.get(path) == state for path, state in part.states.items())
-    }
-    held = {path for part in same.values() for path in part.states}
+    """Return the comparisons, those with a change made anew, and what cannot be read.
+
+    A pack may hold records of several comparisons, so that one of them is never made anew alone.
+    """
+    changed = {p for part in kept for p, state in part.states.items() if states.get(p) != state}
+    same = _without(kept, changed)
+    held = _files(same)
     new = read_records(Path(path) for path in states if path not in held)
-    joined = {Identity.of(record) for record in new.records.values()} & same.keys()
-    old = read_records(Path(path) for each in joined for path in same.pop(each).states)
+    identities = {Identity.of(record) for record in new.records.values()}
+    joined = _files(part for part in same if part.comparison.identity in identities)
+    rest = _without(same, joined)
+    old = read_records(map(Path, held - _files(rest)))
     number = {path: n for n, path in enumerate(states)}
-    read = sorted((new.records | old.records).items(), key=lambda item: number[str(item[0])])
-    fresh = compare(dict(read), statement)
-    parts = [_Part(each, {path: states[path] for path in each.files}) for each in fresh]
-    return [*same.values(), *parts], new.problems + old.problems
+    read = [(_file(p, states), p, r) for p, r in (new.records | old.records).items()]
+    read.sort(key=lambda each: number[each[0]])
+    fresh = compare({path: record for _, path, record in read}, statement)
+    parts = [
+        _Part(each, {file: states[file] for file in (_file(Path(p), states) for p in each.files)})
+        for each in fresh
+    ]
+    return [*rest, *parts], new.problems + old.problems
+
+
+def _files(parts: Iterable[_Part]) -> set[str]:
+    return {path for part in parts for path in part.states}
+
+
+def _without(parts: Sequence[_Part], files: Collection[str]) -> list[_Part]:
+    """Return the parts that have none of the files, nor share one with a part that has."""
+    touched, last = set(files), -1
+    while len(touched) > last:
+        last = len(touched)
+        touched |= _files(part for part in parts if not part.states.keys().isdisjoint(touched))
+    return [part for part in parts if part.states.keys().isdisjoint(touched)]
+
+
+def _file(path: Path, states: Container[str]) -> str:
+    """Return the file that a record lies in: its own, or a pack."""
+    own = str(path)
+    return own if own in states else next(str(p) for p in path.parents if str(p) in states)
 
 
 def _states(folder: Path) -> dict[str, FileStamp]:
-    """Return the state of each record by its path."""
+    """Return the state of each file with records by its path."""
     here = f".{os.sep}"  # which names have in the folder that is called so, and paths never
     states: dict[str, FileStamp] = {}
-    for file in filter(is_record, record_files(folder)):
+    for file in record_files(folder):
         states[path := file.path.removeprefix(here)] = _NOTHING
         with suppress(OSError):  # a link to nothing, or removed just now
             status = file.stat()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mlbench.errors import MlbenchError
 from mlbench.recipes.spec import RunSpec
+from mlbench.records.packs import RECORD_BYTES, SUFFIX, is_pack, read_member, read_pack
 from mlbench.records.record import PROTOCOL_VERSION, RunRecord
 from mlbench.records.scores import packed_scores
 from mlbench.system.files import atomic_file, check_path
@@ -23,8 +24,6 @@ from mlbench.system.regular import read_regular
 
 if TYPE_CHECKING:
     from mlbench.metrics.evaluation import QueryResults
-
-_RECORD_BYTES = 1 << 26
 
 # Of a data set's and a loss's name, so that with all that stands behind it, and before and behind
 # that while a file is being written, a name has at most 255 bytes.
@@ -54,9 +53,17 @@ def record_path(out: Path, spec: RunSpec) -> Path:
 
 
 def load(path: Path) -> RunRecord:
-    """Read one record; MlbenchError names the file and what is wrong with it."""
+    """Read one record, which may lie in a pack (``PACK/NAME``).
+
+    Raises:
+        MlbenchError: it names the file and what is wrong with it.
+    """
     try:
-        content = read_regular(path, limit=_RECORD_BYTES)
+        content = read_regular(path, limit=RECORD_BYTES)
+    except NotADirectoryError as error:
+        content = read_member(path)
+        if content is None:
+            raise MlbenchError(f"{path}: cannot be read ({error})") from error
     except OSError as error:
         raise_lack(error)
         raise MlbenchError(f"{path}: cannot be read ({error})") from error
@@ -155,24 +162,44 @@ def load_results(path: str | os.PathLike[str]) -> list[RunRecord]:
 
 
 def read_results(folder: Path) -> Results:
-    """Read every record (``*.json``) under ``folder``, the damaged ones named.
+    """Read every record under ``folder``, the damaged ones named.
 
     Raises:
-        MlbenchError: there is no such folder, or not one file in it that could be a record.
+        MlbenchError: there is no such folder, or not one file in it that could hold records.
     """
-    return read_records(Path(file.path) for file in record_files(folder) if is_record(file))
+    return read_records(Path(file.path) for file in record_files(folder))
 
 
-def read_records(paths: Iterable[Path]) -> Results:
-    """Read records, the damaged ones named."""
+def read_records(files: Iterable[Path]) -> Results:
+    """Read records and packs of records, the damaged ones named.
+
+    A record of a pack goes by the path ``PACK/NAME``. None is taken of a pack that is damaged.
+    """
     records, problems = {}, []
     with no_collection():
-        for path in paths:
+        for file in files:
             try:
-                records[path] = load(path)
+                found, damaged = _read_file(file)
             except MlbenchError as error:
                 problems.append(str(error))
+            else:
+                records |= found
+                problems += damaged
     return Results(records, tuple(problems))
+
+
+def _read_file(file: Path) -> tuple[dict[Path, RunRecord], list[str]]:
+    """Return the records of a file, and a line for each record in a pack that is damaged."""
+    if not is_pack(file):
+        return {file: load(file)}, []
+    records, problems = {}, []
+    for name, content in read_pack(file):
+        path = file / name
+        try:
+            records[path] = RunRecord.from_json(content, str(path))
+        except MlbenchError as error:
+            problems.append(str(error))
+    return records, problems
 
 
 def other_records(out: Path, specs: Iterable[RunSpec]) -> list[Path]:
@@ -181,26 +208,34 @@ def other_records(out: Path, specs: Iterable[RunSpec]) -> list[Path]:
     return [Path(file.path) for file in _files(out, ".json") if file.path not in own]
 
 
-def record_files(folder: Path) -> list[os.DirEntry[str]]:
-    """Return the records (``.json``) and per-query results (``.npz``) under ``folder``, in order.
+@dataclass(frozen=True, slots=True)
+class RecordFile:
+    """A file that holds records by its name: one (``.json``), or a pack of them."""
+
+    path: str
+
+    def stat(self) -> os.stat_result:
+        """Return its state; OSError if it has none, as a link to nothing."""
+        return Path(self.path).stat()
+
+
+def record_files(folder: Path) -> list[RecordFile]:
+    """Return the files with records under ``folder``, in path order; ``folder`` may be a pack.
 
     Raises:
-        MlbenchError: there is no such folder, or not one file in it that could be a record.
+        MlbenchError: there is no such folder, or not one file in it that could hold records.
     """
     check_path(folder)
+    if is_pack(folder) and folder.is_file():
+        return [RecordFile(str(folder))]
     if not folder.is_dir():
         raise MlbenchError(
             f"no results folder '{folder}'; make one with: mlbench run --out {folder}"
         )
-    found = list(_files(folder, ".json", ".npz"))
-    if not any(map(is_record, found)):
+    found = [RecordFile(file.path) for file in _files(folder, ".json", SUFFIX)]
+    if not found:
         raise MlbenchError(f"no records in '{folder}'; make some with: mlbench run --out {folder}")
     return found
-
-
-def is_record(file: os.DirEntry[str]) -> bool:
-    """Return whether a file is to be a record, by its name."""
-    return file.name.endswith(".json")
 
 
 def _files(folder: str | os.PathLike[str], *endings: str) -> Iterator[os.DirEntry[str]]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlbench.errors import MlbenchError
+from mlbench.records.packs import is_pack
 from mlbench.records.record import RunRecord
 from mlbench.records.scores import read_scores
-from mlbench.records.store import is_record, load, record_files
+from mlbench.records.store import load, record_files
 from mlbench.records.totals import totals_by_class
 from mlbench.registry import DATASETS
 from mlbench.system.files import atomic_file
@@ -60,7 +61,7 @@ def upgrade(
         MlbenchError: no records in the folder; a data set that cannot be loaded; a record that
             cannot be written.
     """
-    paths = [Path(file.path) for file in record_files(folder) if is_record(file)]
+    paths = [path for file in record_files(folder) if not is_pack(path := Path(file.path))]
     datasets = cache(lambda name: _dataset(name, data_root))
     added = complete = 0
     left = []
