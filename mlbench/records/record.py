@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, Literal, get_type_hints
 
@@ -157,10 +157,7 @@ class RunRecord:
     def to_json(self) -> str:
         """Return the record as indented JSON; its last entry is the checksum of all others."""
         table = asdict(self)
-        for name in _OMITTED:
-            if table[name] is None:
-                del table[name]
-        text = dump(table)
+        text = dump({n: part for n, part in table.items() if (n, part) not in _LATER.items()})
         return f'{text.removesuffix(_END)}{_MARK}{sha256(text.encode())}"{_END}'
 
     @classmethod
@@ -214,9 +211,10 @@ def _read_whole(content: bytes) -> RunRecord | None:
     as an older one's, has to be read by ``_read_checked``.
     """
     try:
-        parts = msgspec.structs.asdict(_WHOLE.decode(content))
-        written = len(parts) - sum(parts[name] is None for name in _OMITTED)
-        if not _is_as_written(content, parts.pop("checksum"), written):
+        found = msgspec.structs.asdict(_WHOLE.decode(content))
+        parts = {name: part for name, part in found.items() if part is not msgspec.UNSET}
+        keys, checksum = len(parts), parts.pop("checksum")
+        if not _is_as_written(content, checksum, keys):
             return None
         parts |= {name: _read_shared(name, bytes(parts[name])) for name in _SHARED}
         parts["params"] = _with_former(parts["loss"], parts["params"])
@@ -231,7 +229,7 @@ def _with_former(loss: str, params: dict[str, ParamValue]) -> dict[str, ParamVal
 
 
 def _is_as_written(content: bytes, checksum: str, keys: int) -> bool:
-    """Tell whether the checksum is of all that stands before it, which holds each key once.
+    """Tell whether the checksum is of all that stands before it, which holds so many keys.
 
     Nothing follows the checksum; keys stand at the start of lines, which no text in JSON begins.
     """
@@ -261,11 +259,10 @@ def _read_shared(name: str, text: bytes) -> Any:
 
 
 _HINTS = get_type_hints(RunRecord, include_extras=True)
-_OMITTED = ("split", "verification")
-"""Fields that are left out of the JSON while they are None."""
-
-_PARTS = {
-    **{name: kind for name, kind in _HINTS.items() if name not in _OMITTED},
+_LATER = {f.name: f.default for f in fields(RunRecord) if f.default is not MISSING}
+"""Parts that were added after records had been written; left out where they say nothing."""
+_PARTS: dict[str, Any] = {
+    **_HINTS,
     **dict.fromkeys(_SHARED, msgspec.Raw),
     "schema_version": Literal[SCHEMA_VERSION],
     "checksum": str,
@@ -273,7 +270,10 @@ _PARTS = {
 _WHOLE = msgspec.json.Decoder(
     msgspec.defstruct(
         "_WHOLE",
-        [*_PARTS.items(), *((name, _HINTS[name], None) for name in _OMITTED)],
+        [
+            *(part for part in _PARTS.items() if part[0] not in _LATER),
+            *((name, _PARTS[name] | msgspec.UnsetType, msgspec.UNSET) for name in _LATER),
+        ],
         forbid_unknown_fields=True,
         gc=False,
     )
