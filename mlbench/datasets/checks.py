@@ -80,6 +80,9 @@ def _problem(images: ImageSet, *, whole: bool) -> str:
     groups = None if images.groups is None else np.asarray(images.groups)
     if groups is not None and (groups.shape != (count,) or groups.dtype != np.int64):
         return f"groups must be int64 ({count},), not {groups.dtype} {groups.shape}"
+    levels = None if images.levels is None else np.asarray(images.levels)
+    if levels is not None and (levels.shape[:1] != (count,) or levels.ndim != 2):
+        return f"levels must be int64 ({count}, L), not {levels.dtype} {levels.shape}"
     return "" if len(set(images.names)) == count else "a name occurs twice"
 
 
@@ -199,4 +202,5 @@ def _without(images: ImageSet, bad: Container[int]) -> ImageSet:
 
     names = tuple(images.names[i] for i in kept)
     groups = None if images.groups is None else images.groups[kept]
-    return ImageSet(names, images.labels[kept], images.class_names, read, groups)
+    levels = None if images.levels is None else images.levels[kept]
+    return ImageSet(names, images.labels[kept], images.class_names, read, groups, levels)

@@ -72,6 +72,19 @@ def image_files(
     return ImageSet(tuple(names), np.array(labels, np.int64), tuple(class_names), read)
 
 
+def with_top_folders(sides: Sequence[ImageSet]) -> list[ImageSet]:
+    """Give the sides one level of coarser classes: the first folders of the images' names.
+
+    They are numbered in their order over all sides.
+    """
+    folders = [[name.partition("/")[0] for name in side.names] for side in sides]
+    number = {name: i for i, name in enumerate(sorted({f for each in folders for f in each}))}
+    return [
+        replace(side, levels=np.array([[number[f]] for f in each], np.int64))
+        for side, each in zip(sides, folders, strict=True)
+    ]
+
+
 def file_dataset(
     name: str,
     folder: Path,

@@ -16,7 +16,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from mlbench.arrays import ImageArray
-from mlbench.datasets.files import fingerprint
+from mlbench.datasets.files import fingerprint, with_top_folders
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.system import npz
@@ -118,8 +118,12 @@ def _load(name: str, image_set: Callable[..., ImageSet]) -> Dataset:
     plans = [_plan(side) for side in sides]
     pixels = _cached_pixels(plans[0] + plans[1], fonts)
     split = len(plans[0])
-    train = image_set(sides[0], plans[0], pixels[:split])
-    test = image_set(sides[1], plans[1], pixels[split:])
+    train, test = with_top_folders(
+        [
+            image_set(sides[0], plans[0], pixels[:split]),
+            image_set(sides[1], plans[1], pixels[split:]),
+        ]
+    )
     digests = (hashlib.sha256(image).digest() for image in pixels)
     return Dataset(name, train, test, fingerprint(_with_digests((train, test), digests)))
 

@@ -70,6 +70,8 @@ def _part(dataset: Dataset, members: Indices, labels: Labels, classes: list[str]
     groups = None
     if first.groups is not None and second.groups is not None:
         groups = np.concatenate([first.groups, second.groups])[members]
-    return ImageSet(
-        tuple(names[i] for i in members), renumbered.astype(np.int64), tuple(classes), read, groups
-    )
+    levels = None
+    if first.levels is not None and second.levels is not None:
+        levels = np.concatenate([first.levels, second.levels])[members]
+    chosen = tuple(names[i] for i in members)
+    return ImageSet(chosen, renumbered.astype(np.int64), tuple(classes), read, groups, levels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlbench.datasets.data_root import find
-from mlbench.datasets.files import file_dataset
+from mlbench.datasets.files import file_dataset, with_top_folders
 from mlbench.datasets.lists import (
     Listed,
     Side,
@@ -45,7 +45,8 @@ def _load(folder: Path, train: Side, test: Side) -> Dataset:
         for path, side in zip(lists, (train, test), strict=True)
     ]
     check_disjoint(lists[1], *sides)
-    return file_dataset("sop", folder, *sides)
+    # The lists' super-classes, such as bicycles, are the folders.
+    return file_dataset("sop", folder, *with_top_folders(sides))
 
 
 def _listed(path: Path) -> list[Listed]:

@@ -498,6 +498,13 @@ class TestGlyphs:
         assert scripts(drawn.train) == {"Latin", "Greek"}
         assert scripts(drawn.test) == {"Cyrillic", "Armenian", "Georgian"}
 
+    def test_scripts_are_the_level_above_letters(self, drawn):
+        scripts = ["Armenian", "Cyrillic", "Georgian", "Greek", "Latin"]
+        for images in (drawn.train, drawn.test):
+            assert images.levels.dtype == np.int64
+            for name, level in zip(images.names[::37], images.levels[::37], strict=True):
+                assert [name.partition("/")[0]] == [scripts[i] for i in level]
+
     @pytest.mark.parametrize("side", ["train", "test"])
     def test_every_class_is_balanced(self, drawn, side):
         images = getattr(drawn, side)

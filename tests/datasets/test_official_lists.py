@@ -178,6 +178,8 @@ class TestSop:
         assert dataset.test.class_names == ("00011", "00012", "00113")
         assert dataset.train.labels.tolist() == [0, 0, 1, 1, 1]
         assert dataset.train.names[2] == "chair_final/0003_10.JPG"
+        assert dataset.train.levels is not None
+        assert dataset.train.levels.tolist() == [[0]] * 5
 
     @pytest.mark.parametrize(
         ("file", "old", "new", "message"),

@@ -29,6 +29,7 @@ def images_of(first: int, classes: int) -> ImageSet:
         labels,
         tuple(f"class{first + c}" for c in range(classes)),
         lambda i: np.full((4, 4, 3), first + labels[i], np.uint8),
+        levels=((first + labels) // 3)[:, None],
     )
 
 
@@ -50,6 +51,8 @@ def test_classes_are_dealt_anew_and_keep_their_numbers(dataset: Dataset) -> None
                 number = int(name.partition("-")[0])
                 assert part.class_names[part.labels[i]] == f"class{number}"
                 assert int(part.read(i)[0, 0, 0]) == number
+                assert part.levels is not None
+                assert part.levels[i].tolist() == [number // 3]
         numbers = [int(name.removeprefix("class")) for name in dealt.test.class_names]
         assert dealt.test_numbers.tolist() == numbers
         seen.add(tuple(numbers))
