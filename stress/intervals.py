@@ -20,27 +20,30 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.table import Table
+from tabulate import tabulate
 
 from mlbench.comparison.best import Standing, compare_with_best
 from mlbench.comparison.chances import mean_half_widths
 from mlbench.comparison.crossed import ClassTotals, components
 from mlbench.comparison.pairs import all_pairs
-from mlbench.datasets import cub200
+from mlbench.errors import MlbenchError
 from mlbench.records.record import RunRecord
-from mlbench.records.scores import query_scores
 from mlbench.records.store import read_results
+from mlbench.records.totals import RunTotals
 
 Figures = npt.NDArray[np.float64]
 METRIC = "R@1"
+STATISTICS = {"pair": 2, "behind": 2, "mean": 2, "error": 3, "power": 2}
+"""What is counted, by the names above, with the digits to show."""
+
 # Standard deviations, as fractions: of class and loss (with a factor between losses), of class,
 # seed and loss with the noise of queries, of seed and loss.
 OF_CLASS, FACTOR, OF_BOTH, OF_SEED = 0.024, 0.35, 0.052, 0.0039
@@ -108,41 +111,37 @@ def draw(rng: np.random.Generator, case: Case) -> Drawn:
 
 @dataclass(frozen=True)
 class World:
-    """Records to draw from: of each loss, ``(S, Q)`` scores of queries that lie class by class."""
+    """Records to draw from: of each loss, ``(S, G)`` totals of its runs; ``(G,)`` queries."""
 
-    scores: tuple[Figures, ...]
-    starts: npt.NDArray[np.int64]
+    totals: tuple[Figures, ...]
+    queries: Figures
 
     @classmethod
     def read(cls, folder: Path, losses: int) -> World:
         """Read the losses of the highest means, each with the same parameters in all its runs."""
-        labels = np.asarray(cub200.load(None).test.labels)
-        if (np.diff(labels) < 0).any():
-            raise ValueError("queries do not lie class by class")
-        starts = np.unique(labels, return_index=True)[1]
-        runs: dict[tuple[str, str], list[Figures]] = {}
-        for path, record in read_results(folder).records.items():
-            scores = None if _is_baseline(record) else query_scores(path, METRIC)
-            if scores is not None and len(scores) == len(labels):
-                runs.setdefault((record.loss, str(record.params)), []).append(scores)
-        several = [np.array(each) for each in runs.values() if len(each) > 1]
-        best = sorted(several, key=lambda each: -each.mean())[:losses]
-        return cls(tuple(best), starts)
+        runs: dict[tuple[str, str], list[RunTotals]] = {}
+        for record in read_results(folder).records.values():
+            if record.totals is not None and not _is_baseline(record):
+                runs.setdefault((record.loss, str(record.params)), []).append(record.totals)
+        several = [each for each in runs.values() if len(each) > 1]
+        totals = [np.array([run.sums[METRIC] for run in each]) for each in several]
+        best = sorted(totals, key=lambda each: -each.mean())[:losses]
+        if not best:
+            raise MlbenchError(f"{folder}: no loss with two runs and totals by class")
+        return cls(tuple(best), several[0][0].queries.astype(np.float64))
 
     def draw(self, rng: np.random.Generator, case: Case) -> Drawn:
         """Draw classes, and runs of each loss, with replacement; move the means."""
-        sizes = np.diff([*self.starts.tolist(), self.scores[0].shape[1]])
-        classes = rng.integers(len(sizes), size=case.classes)
-        places = np.split(np.arange(sizes.sum()), self.starts[1:])
-        chosen = np.concatenate([places[c] for c in classes])
-        starts = np.concatenate([[0], np.cumsum(sizes[classes])[:-1]])
+        classes = rng.integers(len(self.queries), size=case.classes)
+        queries = self.queries[classes]
         true = np.array([case.gap, *[0.0] * (len(case.seeds) - 1)])
         rows, here = {}, []
-        for number, (whole, seeds) in enumerate(zip(self.scores, case.seeds, strict=True)):
-            shift = true[number] - whole.mean()
-            runs = whole[rng.integers(len(whole), size=seeds)][:, chosen] + shift
-            rows[str(number)] = ClassTotals(np.add.reduceat(runs, starts, axis=1), sizes[classes])
-            here.append(whole.mean(axis=0)[chosen].mean() + shift)
+        for number, (whole, seeds) in enumerate(zip(self.totals, case.seeds, strict=True)):
+            mean = whole.mean(axis=0).sum() / self.queries.sum()
+            moved = whole + (true[number] - mean) * self.queries
+            chosen = rng.integers(len(whole), size=seeds)
+            rows[str(number)] = ClassTotals(moved[chosen][:, classes], queries)
+            here.append(moved.mean(axis=0)[classes].sum() / queries.sum())
         return Drawn(rows, true, np.array(here))
 
 
@@ -225,8 +224,8 @@ def grid(trials: int) -> list[tuple[Case, int]]:
     apart = [
         (Case(100, (seeds,) * losses, gap), several[losses])
         for losses in (2, 4, 10, 30)
-        for seeds in (3, 10)
         for gap in (0.005, 0.01, 0.02)
+        for seeds in (3, 10)
     ]
     return [*equal, *((Case(100, seeds), trials) for seeds in unequal), *apart]
 
@@ -235,11 +234,11 @@ def of_records(folders: Sequence[str], trials: int, losses: int) -> list[tuple[C
     """Return cases of equal losses, and of one that is ahead, drawn from records."""
     cases = []
     for folder in folders:
-        count = len(world(folder, losses).scores)
+        count = len(world(folder, losses).totals)
         cases += [
             (Case(100, (seeds,) * count, gap, folder), trials)
-            for seeds in (2, 3, 10)
             for gap in (0.0, 0.02)
+            for seeds in (2, 3, 10)
         ]
     return cases
 
@@ -247,15 +246,35 @@ def of_records(folders: Sequence[str], trials: int, losses: int) -> list[tuple[C
 QUICK = [(Case(12, (2, 2)), 40), (Case(60, (3,) * 4), 40), (Case(60, (3,) * 4, 0.02), 40)]
 
 
-def _line(found: Rates) -> tuple[str, ...]:
-    case, seeds = found.case, sorted(set(found.case.seeds), reverse=True)
-    several = ", ".join(f"{case.seeds.count(s)} x {s}" for s in seeds)
-    counts = several if len(seeds) > 1 else str(seeds[0])
-    source = Path(case.source).name
-    shown = (found.pair, found.behind, found.mean, found.error, found.power)
-    cells = ("-" if value is None else f"{value:.3f}" for value in shown)
-    setting = (source, str(len(case.seeds)), str(case.classes), counts, f"{100 * case.gap:g}")
-    return (*setting, str(found.trials), *cells)
+def report(found: Iterable[Rates]) -> str:
+    """Return a table: cases that differ in the number of seeds alone share a line."""
+    header = ("source", "losses", "classes", "gap", "trials", "seeds", *STATISTICS)
+    body = [_line(list(group)) for _, group in groupby(found, _setting)]
+    return tabulate(body, header, "simple", disable_numparse=True, stralign="right")
+
+
+def _setting(each: Rates) -> Hashable:
+    """Return all of a case but the number of seeds, unless losses differ in it."""
+    case = each.case
+    seeds = len(case.seeds) if len(set(case.seeds)) == 1 else case.seeds
+    return case.source, seeds, case.classes, case.gap, each.trials
+
+
+def _line(found: Sequence[Rates]) -> list[str]:
+    case, seeds = found[0].case, found[0].case.seeds
+    several = [f"{seeds.count(n)} x {n}" for n in sorted(set(seeds), reverse=True)]
+    alike = " ".join(str(each.case.seeds[0]) for each in found)
+    counts = ", ".join(several) if len(several) > 1 else alike
+    statistics = (
+        " ".join(_figure(getattr(each, name), digits) for each in found)
+        for name, digits in STATISTICS.items()
+    )
+    setting = (len(seeds), case.classes, f"{100 * case.gap:g}", found[0].trials, counts)
+    return [Path(case.source).name, *map(str, setting), *statistics]
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}".removeprefix("0")
 
 
 def main() -> None:
@@ -263,7 +282,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three small cases alone")
     parser.add_argument("--trials", type=int, default=400, help="of 4 or 10 losses")
-    parser.add_argument("--records", nargs="+", default=[], metavar="DIR", help="CUB only")
+    parser.add_argument(
+        "--records", nargs="+", default=[], metavar="DIR", help="folders of records"
+    )
     parser.add_argument("--losses", type=int, default=8, help="the best so many of the records")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -271,15 +292,8 @@ def main() -> None:
     cases = QUICK if arguments.quick else grid(arguments.trials)
     if arguments.records:
         cases = of_records(arguments.records, arguments.trials, arguments.losses)
-    table = Table()
-    names = "source losses classes seeds gap trials pair behind mean error power"
-    for name in names.split():
-        table.add_column(name, justify="right")
-    found = []
-    for case, trials in cases:
-        found.append(rates(case, trials))
-        table.add_row(*_line(found[-1]))
-    Console(width=120).print(table)
+    found = [rates(case, trials) for case, trials in cases]
+    print(report(found))
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
 
