@@ -41,8 +41,8 @@ from mlbench.records.totals import RunTotals
 
 Figures = npt.NDArray[np.float64]
 METRIC = "R@1"
-STATISTICS = {"pair": 2, "behind": 2, "mean": 2, "error": 3, "power": 2}
-"""What is counted, by the names above, with the digits to show."""
+STATISTICS = ("pair", "behind", "mean", "error", "power")
+"""What is counted, by the names above."""
 
 # Standard deviations, as fractions: of class and loss (with a factor between losses), of class,
 # seed and loss with the noise of queries, of seed and loss.
@@ -265,16 +265,13 @@ def _line(found: Sequence[Rates]) -> list[str]:
     several = [f"{seeds.count(n)} x {n}" for n in sorted(set(seeds), reverse=True)]
     alike = " ".join(str(each.case.seeds[0]) for each in found)
     counts = ", ".join(several) if len(several) > 1 else alike
-    statistics = (
-        " ".join(_figure(getattr(each, name), digits) for each in found)
-        for name, digits in STATISTICS.items()
-    )
+    statistics = (" ".join(_figure(getattr(each, name)) for each in found) for name in STATISTICS)
     setting = (len(seeds), case.classes, f"{100 * case.gap:g}", found[0].trials, counts)
     return [Path(case.source).name, *map(str, setting), *statistics]
 
 
-def _figure(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}".removeprefix("0")
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}".removeprefix("0")[:4]
 
 
 def main() -> None:
