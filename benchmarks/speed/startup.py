@@ -2,8 +2,8 @@
 
     python benchmarks/speed/startup.py [--quick] [--json PATH]
 
-The table is of the records that records.py draws: 10,000, or 1,000 with --quick; with per-query
-results beside them, then without. Exits with 1 if a target is missed.
+The table is of the records that records.py draws: 10,000, or 1,000 with --quick; in a folder, then
+in a pack. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def mlbench(*arguments: str) -> None:
 
 
 def time_tables(folder: Path, rounds: int) -> Seconds:
-    """Return the seconds of the table of a folder, by what had happened since the last one."""
-    record = next(folder.rglob("*.json"))
+    """Return the seconds of the table of a folder or pack, by what had happened since the last."""
+    record = next(folder.rglob("*.json"), folder)
 
     def before(name: str) -> None:
         if name == FIRST:
@@ -61,11 +61,10 @@ def main() -> None:
         folder = Path(place, "results")
         python(str(Path(__file__).with_name("records.py")), str(folder), "--recipes", str(recipes))
         count = sum(1 for _ in folder.rglob("*.json"))
-        for what in ("with per-query results", "records alone"):
-            taken = time_tables(folder, rounds)
+        mlbench("pack", str(folder))
+        for what, path in (("folder", folder), ("pack", Path(place, "results.mlpack"))):
+            taken = time_tables(path, rounds)
             seconds |= {f"table, {what}, {name}": values for name, values in taken.items()}
-            for path in folder.rglob("*.npz"):
-                path.unlink()
     found = {name: Spread.of(values) for name, values in seconds.items()}
     targets = {name: TABLE if name.startswith("table") else SOON for name in found}
     rows = [(f"mlbench {name}", str(each), f"{targets[name]:g}") for name, each in found.items()]
