@@ -34,7 +34,7 @@ def list_losses() -> list[str]:
 
     >>> import mlbench
     >>> mlbench.list_losses()[:3]
-    ['softtriple', 'softmax_norm', 'npairs']
+    ['softtriple', 'softmax_norm', 'proxy_nca']
     """
     return [entry.name for entry in LOSSES.entries() if not entry.prefix]
 
