@@ -125,7 +125,7 @@ _RUN_OPTIONS = (
         "--backbone",
         metavar="NAME",
         shell_complete=_complete.backbones,
-        help="Backbone, instead of the recipe's.",
+        help="Backbone, instead of the recipe's; run takes A,B,... and prints one table of all.",
     ),
     click.option(
         "--set",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +21,10 @@ from mlbench.cli._common import (
     run_options,
     trackers,
 )
-from mlbench.errors import first_few, printable
+from mlbench.errors import MlbenchError, first_few, printable
 
 if TYPE_CHECKING:
+    from mlbench.cli._live import LiveRuns
     from mlbench.recipes.plan import Plan, Request
     from mlbench.records.record import RunRecord
     from mlbench.runs.executors.options import ExecutorOptions
@@ -76,20 +79,63 @@ def run(
     """
     from mlbench.cli._live import LiveRuns
     from mlbench.comparison.comparison import compare
-    from mlbench.recipes.plan import make_plan
     from mlbench.tables.layout import sheets
 
     asked = request(**options)
-    plan = make_plan(asked)
+    plans = _plans(asked)
     if asked.benchmark and not quiet:
-        click.echo(f"benchmark {printable(str(asked.benchmark))}: digest {plan.digest}", err=True)
+        digest = plans[0].digest
+        click.echo(f"benchmark {printable(str(asked.benchmark))}: digest {digest}", err=True)
     with LiveRuns(out, device, executor, quiet=quiet, track=track) as matrix:
-        records = matrix.run(plan, baselines=True)
-    print_sheets(sheets(compare(records)))
+        records, problems = _run_all(plans, matrix)
+    print_sheets(sheets(compare(records, varied=_varied(plans))))
     if asked.benchmark:
-        for line in _benchmark_lines(asked, plan, records.values(), out):
+        for line in _benchmark_lines(asked, plans[0], records.values(), out):
             click.echo(printable(line))
+    for problem in problems:
+        click.echo(f"FAILED {printable(problem)}", err=True)
     report_failures(matrix.failed)
+    if problems:
+        sys.exit(1)
+
+
+def _plans(asked: Request) -> list[Plan]:
+    """Return a plan for each backbone that was asked for; a benchmark file is of one."""
+    from mlbench.recipes.plan import make_plan
+
+    names = [name.strip() for name in (asked.backbone or "").split(",")]
+    if len(names) == 1:
+        return [make_plan(asked)]
+    if asked.benchmark:
+        raise MlbenchError("--backbone: a benchmark file is of one recipe; give one backbone")
+    return [make_plan(replace(asked, backbone=name)) for name in dict.fromkeys(names)]
+
+
+def _run_all(
+    plans: Sequence[Plan], matrix: LiveRuns
+) -> tuple[dict[Path, RunRecord], tuple[str, ...]]:
+    """Make the runs of all plans; the second names backbones that cannot be had among others.
+
+    Raises:
+        MlbenchError: the data, or the weights of every backbone, are not there or bad.
+    """
+    records: dict[Path, RunRecord] = {}
+    problems: dict[str, MlbenchError] = {}
+    for plan in plans:
+        try:
+            records |= matrix.run(plan, baselines=True)
+        except MlbenchError as error:
+            problems[plan.recipe.backbone.name] = error
+    if len(problems) == len(plans):
+        raise next(iter(problems.values()))
+    return records, tuple(f"{name}: {error}" for name, error in problems.items())
+
+
+def _varied(plans: Sequence[Plan]) -> tuple[str, ...]:
+    """Return the fields in which the recipes of plans differ, such as the backbone's name."""
+    flat = [plan.recipe.flat() for plan in plans]
+    found = [name for name in flat[0] if any(each[name] != flat[0][name] for each in flat)]
+    return tuple(sorted(found))
 
 
 def _benchmark_lines(

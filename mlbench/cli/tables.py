@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     "--merge", "merged", is_flag=True, help="One table, with a note at rows not comparable."
 )
 @click.option(
+    "--rows",
+    metavar="FIELD,...",
+    help="Let the recipes of one table differ in these fields (backbone.name), and judge all rows "
+    "together, baselines too.",
+)
+@click.option(
     "--for",
     "statement",
     type=click.Choice(["other-classes", "these-classes"]),
@@ -50,6 +56,7 @@ def table(
     form: str,
     reference: bool,
     merged: bool,
+    rows: str | None,
     statement: Literal["other-classes", "these-classes"],
     rope: float | None,
 ) -> None:
@@ -57,21 +64,26 @@ def table(
 
     Damaged records are named on standard error and left out.
     """
-    if merged and reference:
+    if (merged or rows is not None) and reference:
         raise click.UsageError(
-            "published results stand beside one recipe's: give --reference without --merge"
+            "published results stand beside one recipe's: give --reference without --merge and "
+            "--rows"
         )
+    if merged and rows is not None:
+        raise click.UsageError("give --merge or --rows, not both")
     from mlbench.comparison.cache import summarise
-    from mlbench.comparison.comparison import merge
+    from mlbench.comparison.comparison import merge, varied_fields
     from mlbench.tables.formats import render
     from mlbench.tables.layout import sheets
 
-    summary = summarise(folder, statement)
+    summary = summarise(folder, statement, () if rows is None else varied_fields(rows))
     for problem in summary.problems:
         click.echo(f"Warning: left out: {printable(problem)}", err=True)
     if not summary.comparisons:
         raise MlbenchError(f"no readable record in '{folder}'")
     comparisons = list(summary.comparisons)
+    if rows is not None and all(len({row.values for row in c.rows}) == 1 for c in comparisons):
+        raise MlbenchError(f"--rows {rows}: no two records of '{folder}' differ in it alone")
     if merged:
         comparisons = [merge(comparisons)]
     if form == "text":

@@ -31,6 +31,8 @@ def advise(comparison: Comparison) -> str:
     that tie, it names those with the fewest parameters: seconds are not judged, as they depend on
     what else the machine was doing. One seed recommends nothing.
     """
+    if comparison.varied:
+        return advise_on_values(comparison)
     trained = [row for row in comparison.rows if not row.baseline]
     finished = [row for row in trained if row.runs]
     if trained and not finished:
@@ -44,6 +46,62 @@ def advise(comparison: Comparison) -> str:
     if not comparison.scope.judged:
         return ""
     return f"Advice: {_verdict(comparison, finished)}."
+
+
+def advise_on_values(comparison: Comparison) -> str:
+    """Return a sentence on rows that differ in fields of the recipe, baselines among them.
+
+    Where some were trained and some not, it says whether training beats the best that was not,
+    such as the features of a better frozen trunk.
+    """
+    rows = [row for row in comparison.rows if row.runs]
+    if len(rows) < 2:
+        return ""
+    if comparison.recipe.selection.rule == "test-best":
+        return "Advice: rely on none of these figures, as the epoch was chosen on test classes."
+    if not comparison.scope.judged:
+        return (
+            "Advice: noise between seeds cannot be known from one, so nothing is recommended: add "
+            f"--seeds {_FEWEST_SEEDS} to the mlbench run"
+        )
+    best, second = _first_two(rows)
+    assert second is not None
+    others = [row for row in rows if row.baseline != best.baseline]
+    if not others:
+        if METRIC in second.marked:
+            return f"Advice: {_leader(rows, best, second)}."
+        return f"Advice: take {best.label}; {_next(second)}."
+    rival = _highest(others)
+    return f"Advice: {_on_training(rows, best, rival)}."
+
+
+def _on_training(rows: Sequence[Row], best: Row, rival: Row) -> str:
+    """Say whether training pays: the best row and the best of the other kind are compared."""
+    told = METRIC not in rival.marked
+    behind = rival.behind[METRIC]
+    points = f"{100 * behind.gap:.1f} points ({100 * behind.low:.1f} to {100 * behind.high:.1f})"
+    if best.baseline:
+        lead = f"{best.label}, which was not trained, is the best"
+        if told:
+            return (
+                f"training does not beat a better frozen trunk here: {lead}, and the best that was "
+                f"trained, {rival.label}, is {points} behind"
+            )
+        return (
+            f"training was not shown to beat a better frozen trunk: {lead}, but {rival.label}, "
+            "which was trained, cannot be told apart from it"
+        )
+    if told:
+        others = [row.label for row in rows if METRIC in row.marked and row is not best]
+        apart = f", from which {_names(others)} cannot be told apart" if others else ""
+        return (
+            f"training beats every frozen trunk here: {best.label} is the best{apart}, and the "
+            f"best that was not trained, {rival.label}, is {points} behind"
+        )
+    return (
+        f"training was not shown to beat a better frozen trunk: {best.label} leads, but "
+        f"{rival.label}, which was not trained, cannot be told apart from it"
+    )
 
 
 def _lower_rates(comparison: Comparison) -> str:

@@ -62,7 +62,17 @@ class _Kept:
     parts: tuple[_Part, ...]
 
 
-def summarise(folder: Path, statement: Statement = "other-classes") -> Summary:
+@dataclass(frozen=True)
+class _Asked:
+    """What comparisons are to be made, as arguments of ``compare``."""
+
+    statement: Statement
+    varied: tuple[str, ...]
+
+
+def summarise(
+    folder: Path, statement: Statement = "other-classes", varied: Sequence[str] = ()
+) -> Summary:
     """Read and compare all records under ``folder``.
 
     Each comparison of built-in losses is kept in the cache and taken again while its records are
@@ -72,15 +82,17 @@ def summarise(folder: Path, statement: Statement = "other-classes") -> Summary:
     Args:
         folder: of records.
         statement: what is to be said of differences.
+        varied: recipe fields in which recipes of one comparison may differ, as for ``compare``.
 
     Raises:
         MlbenchError: there is no such folder, or not one file in it that could be a record.
     """
-    started, source, place = time.time_ns(), source_digest(), _place(folder, statement)
+    asked = _Asked(statement, tuple(varied))
+    started, source, place = time.time_ns(), source_digest(), _place(folder, asked)
     states = _states(folder)
     kept = _read(place, source)
     with no_collection():
-        found, problems = _renewed(kept, states, statement)
+        found, problems = _renewed(kept, states, asked)
     passing = [part for part in found if not (_is_settled(part, started) and _is_built_in(part))]
     damaged = {
         pack for pack in states if pack.endswith(SUFFIX) and any(f"{pack}/" in p for p in problems)
@@ -96,7 +108,7 @@ def summarise(folder: Path, statement: Statement = "other-classes") -> Summary:
 
 
 def _renewed(
-    kept: Sequence[_Part], states: Mapping[str, FileStamp], statement: Statement
+    kept: Sequence[_Part], states: Mapping[str, FileStamp], asked: _Asked
 ) -> tuple[list[_Part], tuple[str, ...]]:
     """Return the comparisons, those with a change made anew, and what cannot be read.
 
@@ -106,14 +118,14 @@ def _renewed(
     same = _without(kept, changed)
     held = _files(same)
     new = read_records(Path(path) for path in states if path not in held)
-    identities = {Identity.of(record) for record in new.records.values()}
+    identities = {Identity.of(record, asked.varied) for record in new.records.values()}
     joined = _files(part for part in same if part.comparison.identity in identities)
     rest = _without(same, joined)
     old = read_records(map(Path, held - _files(rest)))
     number = {path: n for n, path in enumerate(states)}
     read = [(_file(p, states), p, r) for p, r in (new.records | old.records).items()]
     read.sort(key=lambda each: number[each[0]])
-    fresh = compare({path: record for _, path, record in read}, statement)
+    fresh = compare({path: record for _, path, record in read}, asked.statement, asked.varied)
     parts = [
         _Part(each, {file: states[file] for file in (_file(Path(p), states) for p in each.files)})
         for each in fresh
@@ -165,8 +177,9 @@ def _is_built_in(part: _Part) -> bool:
         return False
 
 
-def _place(folder: Path, statement: Statement) -> Path | None:
-    names = f"{statement} ".encode() + os.fsencode(folder.absolute())
+def _place(folder: Path, asked: _Asked) -> Path | None:
+    kind = " ".join([asked.statement, *asked.varied, ""])
+    names = kind.encode() + os.fsencode(folder.absolute())
     name = hashlib.sha256(names).hexdigest()[:32]
     try:
         return cache_dir("tables") / f"{name}.json"

@@ -9,13 +9,14 @@ from typing import Any
 
 from mlbench.comparison.estimates import estimate
 from mlbench.comparison.judgement import Differences, Judgement, Scope, Statement, judge
-from mlbench.comparison.legend import labels, stamp
+from mlbench.comparison.legend import labels, naming_fields, stamp, values_of
 from mlbench.comparison.planning import Sources
 from mlbench.comparison.rows import COUNTS, Row, RowRecords, build_rows
 from mlbench.errors import MlbenchError
 from mlbench.losses.baselines import BASELINES
 from mlbench.metrics.ties import first_highest
-from mlbench.recipes.spec import Recipe
+from mlbench.recipes.plan import full_field
+from mlbench.recipes.spec import Recipe, digest
 from mlbench.records.record import RunRecord
 
 METRIC = "R@1"
@@ -41,11 +42,17 @@ class Identity:
     random_splits: bool = False
 
     @classmethod
-    def of(cls, record: RunRecord) -> Identity:
-        """Return that of a record."""
+    def of(cls, record: RunRecord, varied: Sequence[str] = ()) -> Identity:
+        """Return that of a record, whatever it has in the ``varied`` fields of its recipe."""
         data, protocol = record.dataset.fingerprint, record.protocol_version
         random_splits = record.split is not None
-        return cls(record.recipe_id, data, protocol, record.weights_id, random_splits)
+        recipe_id, weights = record.recipe_id, record.weights_id
+        if varied:
+            flat = record.recipe.flat()
+            recipe_id = digest({key: flat[key] for key in flat.keys() - set(varied)})
+        if any(key.startswith("backbone.") for key in varied):
+            weights = "of each backbone"
+        return cls(recipe_id, data, protocol, weights, random_splits)
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,9 @@ class Comparison:
         notes: what the records lack for more to be said.
         differences: fields in which it differs from the first comparison of the folder.
         unbeaten: the baseline with the best R@1, unless a trained row is shown to exceed it.
+        varied: recipe fields that its rows differ in; its recipe is that of one of them. Baselines
+            are judged with the others then.
+        named_by: those of them that tell its rows apart; others have one value to each of these.
     """
 
     title: str
@@ -92,6 +102,8 @@ class Comparison:
     notes: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
     unbeaten: str | None = None
+    varied: tuple[str, ...] = ()
+    named_by: tuple[str, ...] = ()
 
     @property
     def scope(self) -> Scope:
@@ -101,7 +113,7 @@ class Comparison:
     @property
     def recipe_id(self) -> str:
         """Of all rows; ``merged`` if they are of several."""
-        return self.identity.recipe_id
+        return "merged" if self.varied else self.identity.recipe_id
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -111,18 +123,40 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[A
 
 
 def compare(
-    records: Mapping[Path, RunRecord], statement: Statement = "other-classes"
+    records: Mapping[Path, RunRecord],
+    statement: Statement = "other-classes",
+    varied: Sequence[str] = (),
 ) -> list[Comparison]:
     """Sort records into comparisons; those of different recipes or data never share a table.
 
     Args:
         records: by the path of their file.
         statement: what is to be said of differences.
+        varied: recipe fields (``backbone.name``) in which recipes of one comparison may differ.
     """
     groups: dict[Identity, dict[Path, RunRecord]] = {}
     for path, record in records.items():
-        groups.setdefault(Identity.of(record), {})[path] = record
-    return told_apart(_comparison(group, statement) for group in groups.values())
+        groups.setdefault(Identity.of(record, varied), {})[path] = record
+    return told_apart(_comparison(group, statement, varied) for group in groups.values())
+
+
+def varied_fields(text: str) -> tuple[str, ...]:
+    """Return the full names of recipe fields, given as ``backbone.name,input.size``.
+
+    Raises:
+        MlbenchError: an unknown field, or one that figures of different values cannot be compared
+            over.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise MlbenchError("--rows is empty; name a recipe field, such as backbone.name")
+    found = tuple(dict.fromkeys(full_field(name, f"--rows {name}") for name in names))
+    for name in found:
+        if name == "data.name" or name.startswith("evaluation."):
+            raise MlbenchError(
+                f"--rows {name}: figures of other data or of another evaluation cannot be compared"
+            )
+    return found
 
 
 def told_apart(comparisons: Iterable[Comparison]) -> list[Comparison]:
@@ -159,8 +193,9 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
 def _fields(comparison: Comparison) -> dict[str, Any]:
     """Return what makes its figures comparable, flat."""
     identity = comparison.identity
+    recipe = comparison.recipe.flat()
     return {
-        **comparison.recipe.flat(),
+        **{key: recipe[key] for key in recipe if key not in comparison.varied},
         "dataset fingerprint": identity.fingerprint[:12],
         "protocol version": identity.protocol_version,
         "weights": identity.weights_id,
@@ -173,18 +208,20 @@ def _sentences(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str,
     return tuple(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
 
 
-def _comparison(records: Mapping[Path, RunRecord], statement: Statement) -> Comparison:
-    groups: dict[str, dict[Path, RunRecord]] = {}
+def _comparison(
+    records: Mapping[Path, RunRecord], statement: Statement, varied: Sequence[str] = ()
+) -> Comparison:
+    groups: dict[tuple[str, str], dict[Path, RunRecord]] = {}
+    named_by = naming_fields(records.values(), varied)
     for path, label in labels(records).items():
-        groups.setdefault(label, {})[path] = records[path]
-    rows = sorted((RowRecords.of(*each) for each in groups.items()), key=_place)
+        groups.setdefault((values_of(records[path], named_by), label), {})[path] = records[path]
+    rows = sorted((RowRecords.of(*key, each) for key, each in groups.items()), key=_place)
     values = [record for row in rows for record in row.every]
     first, recipe, metrics = values[0], values[0].recipe, _metrics(values)
-    judged, problems = _judged(rows, metrics, statement)
+    judged, problems = _judged(rows, metrics, statement, baselines=bool(varied))
     return Comparison(
-        title=f"{first.dataset.name}, {recipe.backbone.name}, {recipe.head.dim} dimensions"
-        + (", random splits of its classes" if first.split is not None else ""),
-        identity=Identity.of(first),
+        title=_title(first, varied, named_by),
+        identity=Identity.of(first, varied),
         dataset=first.dataset.name,
         dim=recipe.head.dim,
         recipe=recipe,
@@ -199,20 +236,35 @@ def _comparison(records: Mapping[Path, RunRecord], statement: Statement) -> Comp
         noisy=_noisy(judged),
         sources=judged[METRIC].sources if judged else None,
         notes=(*problems, *_without_totals(rows, statement)),
-        unbeaten=_unbeaten(rows, statement),
+        unbeaten=None if varied else _unbeaten(rows, statement),
+        varied=tuple(varied),
+        named_by=named_by,
     )
 
 
-def _place(row: RowRecords) -> tuple[int, str]:
+def _title(record: RunRecord, varied: Sequence[str], named_by: Sequence[str]) -> str:
+    recipe = record.recipe
+    same = {"backbone.name": recipe.backbone.name, "head.dim": f"{recipe.head.dim} dimensions"}
+    parts = [text for name, text in same.items() if name not in varied]
+    by = [f"by {' and '.join(named_by)}"] if named_by else []
+    splits = ["random splits of its classes"] if record.split is not None else []
+    return ", ".join([record.dataset.name, *parts, *by, *splits])
+
+
+def _place(row: RowRecords) -> tuple[str, int, str]:
     order = list(BASELINES)
-    return order.index(row.loss) if row.baseline else len(order), row.label
+    return row.values, order.index(row.loss) if row.baseline else len(order), row.label
 
 
 def _judged(
-    rows: Sequence[RowRecords], metrics: Sequence[str], statement: Statement
+    rows: Sequence[RowRecords],
+    metrics: Sequence[str],
+    statement: Statement,
+    *,
+    baselines: bool = False,
 ) -> tuple[dict[str, Judgement], tuple[str, ...]]:
     """Judge the rows that were trained to the end; the second is why they cannot be, if so."""
-    runs = {row.label: row.runs for row in rows if row.runs and not row.baseline}
+    runs = {row.label: row.runs for row in rows if row.runs and (baselines or not row.baseline)}
     if not runs:
         return {}, ()
     try:

@@ -45,6 +45,9 @@ Runs = Mapping[str, Sequence[RunRecord]]
 _OF_CHANCE = "NMI"
 """The metric that differs between copies of one network, by the start of k-means."""
 
+_WITHOUT_SEED = ("features", "pca")
+"""Baselines into which no seed enters, but by the start of k-means."""
+
 
 class Scope(StrEnum):
     """What the statement on a metric holds for."""
@@ -143,15 +146,18 @@ def means_by_split(runs: Iterable[RunRecord], metric: str) -> list[float]:
 
 
 def is_copied(runs: Sequence[RunRecord]) -> bool:
-    """Tell whether two or more runs are one result copied, as those of ``features`` are.
+    """Tell whether runs are one result copied, as those of ``features`` are whatever the seed.
 
-    What was tested on several splits of the classes is not, however alike it is.
+    One run is, if no seed enters it: untrained features of weights that were there before. What was
+    tested on several splits of the classes is not, however alike it is.
     """
     if len(set(map(split_of, runs))) > 1:
         return False
+    if len(runs) == 1:
+        return runs[0].loss in _WITHOUT_SEED and runs[0].weights_id != "none"
     figures = ({**run.metrics, _OF_CHANCE: 0} for run in runs[1:])
     first = {**runs[0].metrics, _OF_CHANCE: 0}
-    return len(runs) > 1 and all(each == first for each in figures) and _same_totals(runs)
+    return all(each == first for each in figures) and _same_totals(runs)
 
 
 def _same_totals(runs: Sequence[RunRecord]) -> bool:

@@ -27,6 +27,24 @@ def labels(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
     }
 
 
+def naming_fields(records: Iterable[RunRecord], varied: Sequence[str]) -> tuple[str, ...]:
+    """Return the varied fields that records are told apart by: the first, if that is enough."""
+    if not varied:
+        return ()
+    flat = [record.recipe.flat() for record in records]
+    values = {tuple(each[name] for name in varied) for each in flat}
+    enough = len({each[:1] for each in values}) == len(values)
+    return tuple(varied[:1]) if enough else tuple(varied)
+
+
+def values_of(record: RunRecord, fields: Sequence[str]) -> str:
+    """Return the values that a record's recipe has in some fields; "" if there are none."""
+    if not fields:
+        return ""
+    flat = record.recipe.flat()
+    return ", ".join(str(flat[name]) for name in fields)
+
+
 def _by_loss(records: Iterable[RunRecord]) -> dict[Hashable, RunRecord]:
     """Return one record of each loss with its parameters."""
     return {_loss_key(record): record for record in records}
@@ -55,7 +73,7 @@ def _place(record: RunRecord) -> str:
 def stamp(records: Sequence[RunRecord]) -> tuple[str, ...]:
     """Return what a reader must know to judge the figures of a comparison, a line each."""
     first, facts = records[0], records[0].dataset
-    recipe, versions = first.recipe, first.provenance
+    versions = first.provenance
     images = sorted({r.cost.images_seen for r in records if r.cost.images_seen})
     tested = sorted({r.dataset.test_images for r in records})
     sources = sorted({r.provenance.source for r in records})
@@ -63,9 +81,7 @@ def stamp(records: Sequence[RunRecord]) -> tuple[str, ...]:
     lone = max((int(r.metrics.get("n_lone", 0)) for r in records), default=0)
     skipped = f"; {len(facts.skipped)} bad images left out" if facts.skipped else ""
     return (
-        f"recipe {first.recipe_id}: {recipe.schedule.epochs} epochs, batch {recipe.batch.size}, "
-        f"{recipe.input.size} px, trunk {recipe.backbone.trunk}, weights {first.weights_id}, "
-        f"selection: {recipe.selection.rule}, folds: {recipe.selection.folds or 'none'}",
+        *dict.fromkeys(map(_of_recipe, records)),
         f"data {facts.name} {facts.fingerprint[:12]}: {_training_counts(records)}; "
         f"test {_span(tested)} images of {facts.test_classes} classes ({lone} lone queries)"
         f"{skipped}",
@@ -85,6 +101,15 @@ def _random_splits(records: Sequence[RunRecord]) -> tuple[str, ...]:
     return (
         f"random splits {_span(numbers)}: in each, all classes are dealt anew to training and "
         "test; the training classes of two splits overlap",
+    )
+
+
+def _of_recipe(record: RunRecord) -> str:
+    recipe = record.recipe
+    return (
+        f"recipe {record.recipe_id}: {recipe.schedule.epochs} epochs, batch {recipe.batch.size}, "
+        f"{recipe.input.size} px, trunk {recipe.backbone.trunk}, weights {record.weights_id}, "
+        f"selection: {recipe.selection.rule}, folds: {recipe.selection.folds or 'none'}"
     )
 
 

@@ -34,6 +34,7 @@ class Row:
         better: by metric, the chance that a run of it beats one of the next row, on other classes.
         leads: by metric, the share of the test classes on which its mean is the highest.
         notes: what a reader must know of it, such as why it is not comparable with the others.
+        values: of the recipe fields that the rows of its comparison differ in, if there are any.
     """
 
     label: str
@@ -48,6 +49,7 @@ class Row:
     better: dict[str, Better] = field(default_factory=dict)
     leads: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    values: str = ""
 
     @property
     def runs(self) -> int:
@@ -60,20 +62,22 @@ class RowRecords:
     """The records of one row.
 
     Attributes:
+        values: of the varied recipe fields; "" if none are.
         label: of the row.
         finished: by path, in the order of seed and fold.
         diverged: those of runs that did.
         left_out: number of those that repeat the run of another, with other results.
     """
 
+    values: str
     label: str
     finished: Mapping[Path, RunRecord]
     diverged: tuple[RunRecord, ...]
     left_out: int
 
     @classmethod
-    def of(cls, label: str, records: Mapping[Path, RunRecord]) -> RowRecords:
-        """Sort the records of a row; of each seed and fold one counts."""
+    def of(cls, values: str, loss: str, records: Mapping[Path, RunRecord]) -> RowRecords:
+        """Sort the records of a row, labelled by both; of each seed and fold one counts."""
         counted: dict[Hashable, Path] = {}
         for path, record in records.items():
             counted.setdefault(_cell(record), path)
@@ -81,7 +85,8 @@ class RowRecords:
         left_out = sum(r != records[counted[_cell(r)]] for r in records.values())
         diverged = tuple(r for r in kept.values() if r.status != "ok")
         finished = {path: r for path, r in kept.items() if r.status == "ok"}
-        return cls(label, finished, diverged, left_out)
+        label = f"{values}, {loss}" if values else loss
+        return cls(values, label, finished, diverged, left_out)
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -125,15 +130,17 @@ def build_rows(
 
     Args:
         records: of each row.
-        judged: by metric, of the rows that were trained to the end.
+        judged: by metric, of the rows that were trained to the end; of baselines too, if their
+            rows are to stand beside the others.
         metrics: names.
     """
+    judged_rows = {name for each in judged.values() for name in each.half_widths}
     trained = [each for each in records if not each.baseline]
     uneven = _is_uneven(run for each in trained for run in each.runs)
     seeds = max((len(each.runs) for each in trained), default=0)
     return tuple(
         _baseline_row(each, metrics)
-        if each.baseline
+        if each.baseline and each.label not in judged_rows
         else _trained_row(each, judged, metrics, _notes(each, uneven, seeds))
         for each in records
     )
@@ -168,6 +175,7 @@ def _row(
         copied=copied,
         diverged=len(records.diverged),
         notes=notes,
+        values=records.values,
     )
 
 
@@ -216,7 +224,7 @@ def _notes(records: RowRecords, uneven: bool, seeds: int) -> tuple[str, ...]:
             "epoch chosen on test classes, which inflates R@1 over the last epoch by "
             f"{100 * inflation.mean:.1f} points on average"
         )
-    elif uneven and records.runs and not selection.patience:
+    elif uneven and records.runs and not (records.baseline or selection.patience):
         seen = ", ".join(str(r.cost.images_seen) for r in records.runs)
         notes.append(f"budgets differ: images seen {seen}")
     return tuple(notes)

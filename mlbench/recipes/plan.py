@@ -244,7 +244,7 @@ def _set(
     for _, params in takers:
         params[param] = value
     if not takers:
-        section, field = _field(key)
+        section, _, field = full_field(key, f"--set {key}").partition(".")
         table[section] = {**table.get(section, {}), field: value}
 
 
@@ -261,17 +261,21 @@ def _takers(
     return takers
 
 
-def _field(key: str) -> tuple[str, str]:
-    """Return section and name of a recipe field; its last part is enough where it is unique."""
+def full_field(key: str, where: str) -> str:
+    """Return the full name of a recipe field; its last part is enough where it is unique.
+
+    Args:
+        key: as ``backbone.name`` or ``dim``.
+        where: the option, for messages.
+    """
     by_leaf = recipe_keys()
     full = [name for names in by_leaf.values() for name in names]
     matches = [key] if key in full else by_leaf.get(key, [])
     if len(matches) == 1:
-        section, _, field = matches[0].partition(".")
-        return section, field
+        return matches[0]
     if matches:
-        raise MlbenchError(f"--set {key}: ambiguous; one of {', '.join(matches)}")
-    raise MlbenchError(f"--set {key}: {unknown_name('recipe field', key, [*full, *by_leaf])}")
+        raise MlbenchError(f"{where}: ambiguous; one of {', '.join(matches)}")
+    raise MlbenchError(f"{where}: {unknown_name('recipe field', key, [*full, *by_leaf])}")
 
 
 def _resolve_files(table: dict[str, Any], root: Path | None) -> tuple[dict[str, Any], Files]:

@@ -33,12 +33,12 @@ def sheet(comparison: Comparison, width: float | None = None) -> Sheet:
     lines = []
     for number, row in enumerate(comparison.rows):
         following = comparison.rows[number + 1 : number + 2]
-        ends = row.baseline and any(not each.baseline for each in following)
+        ends = any(_starts_section(comparison, row, each) for each in following)
         lines.append(_line(row, shown, footnotes, width, ends))
     practice = () if width is None else ("practically",)
     return Sheet(
         title=comparison.title,
-        header=("loss", *shown, _BEHIND, *practice, "n"),
+        header=(", ".join([*comparison.named_by, "loss"]), *shown, _BEHIND, *practice, "n"),
         lines=tuple(lines),
         legend=_legend(comparison),
         notes=(
@@ -50,6 +50,14 @@ def sheet(comparison: Comparison, width: float | None = None) -> Sheet:
         ),
         advice=advise(comparison),
     )
+
+
+def _starts_section(comparison: Comparison, row: Row, following: Row) -> bool:
+    """Tell whether a line is drawn between two rows: below baselines, or between varied values."""
+    if not comparison.varied:
+        return row.baseline and not following.baseline
+    several = len({row.values for row in comparison.rows}) < len(comparison.rows)
+    return several and row.values != following.values
 
 
 def _legend(comparison: Comparison) -> str:
@@ -64,9 +72,11 @@ def _explained(comparison: Comparison, shown: Sequence[str], width: float | None
     lines = ["percent" + _over_what(comparison)]
     if any(row.behind for row in comparison.rows):
         lines.append(
-            f"{_BEHIND}: distance to the best trained loss and its 95 % interval, all of which "
-            f"hold at once, for {comparison.scope}"
+            f"{_BEHIND}: distance to the best {'row' if comparison.varied else 'trained loss'} and "
+            f"its 95 % interval, all of which hold at once, for {comparison.scope}"
         )
+    if comparison.varied and any(row.loss == "features" for row in comparison.rows):
+        lines.append("features are as long as the backbone gives them, other rows as head.dim says")
     if comparison.scope is Scope.CLASSES:
         lines.append(
             "one seed: the noise between seeds is not in these intervals and cannot be known, so "
