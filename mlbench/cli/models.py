@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from mlbench.cli._common import print_list, progress_bar
-from mlbench.errors import first_few, printable
+from mlbench.errors import MlbenchError, first_few, printable
 from mlbench.system.streams import write
 
 if TYPE_CHECKING:
+    from mlbench.models.folders import EmbeddedFolder
+    from mlbench.models.index import Index
     from mlbench.models.model import Model
-    from mlbench.models.search import Answer, EmbeddedFolder, Hit
+    from mlbench.models.search import Answer, Hit
 
 _run = click.argument("run", type=click.Path(path_type=Path))
 _weights = click.option(
@@ -101,7 +103,7 @@ def embed(
     and, if every image lies in a folder in FOLDER, the names of those folders as labels (N,), so
     that `mlbench eval` reads it.
     """
-    from mlbench.models.search import save_embeddings
+    from mlbench.models.folders import save_embeddings
 
     _, embedded = _embedded(run, folder, on_bad_image, device, weights)
     save_embeddings(embedded, output)
@@ -112,20 +114,26 @@ def embed(
 def _embedded(
     run: Path, folder: Path, on_bad_image: str, device: str, weights: Path | None
 ) -> tuple[Model, EmbeddedFolder]:
-    from mlbench.datasets.decode import BadImagesError
+    from mlbench.models.folders import embed_folder
     from mlbench.models.model import load_model
-    from mlbench.models.search import embed_folder
 
     with progress_bar() as report:
         model = load_model(run, device=device, weights=weights)
         embedded = embed_folder(
             model, folder, lambda done, total: report("embedding images", done, total)
         )
-    if embedded.bad and on_bad_image == "error":
-        raise BadImagesError(embedded.bad)
-    if embedded.bad:
-        click.echo(f"Warning: left out {len(embedded.bad)}: {_some(embedded.bad)}", err=True)
+    _name_bad(embedded.bad, on_bad_image)
     return model, embedded
+
+
+def _name_bad(bad: Sequence[str], on_bad_image: str) -> None:
+    """Stop at images that cannot be read, or warn of them."""
+    from mlbench.datasets.decode import BadImagesError
+
+    if bad and on_bad_image == "error":
+        raise BadImagesError(bad)
+    if bad:
+        click.echo(f"Warning: left out {len(bad)}: {_some(bad)}", err=True)
 
 
 def _some(items: Sequence[str]) -> str:
@@ -136,6 +144,20 @@ def _some(items: Sequence[str]) -> str:
 @_run
 @_folder
 @_output()
+@click.option(
+    "--index",
+    "kind",
+    type=click.Choice(["auto", "exact", "ivf"]),
+    default="auto",
+    show_default=True,
+    help="Search all images, or (ivf) the cells nearest to a query. auto: ivf from 100,000 images, "
+    "if it is faster at a recall of 0.99.",
+)
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Embed only what is new or changed since the index was made, and drop what is gone.",
+)
 @_on_bad_image
 @_device
 @_weights
@@ -143,6 +165,8 @@ def index(
     run: Path,
     folder: Path,
     output: Path | None,
+    kind: Literal["auto", "exact", "ivf"],
+    update: bool,
     on_bad_image: str,
     device: str,
     weights: Path | None,
@@ -150,14 +174,49 @@ def index(
     """Embed all images below FOLDER for `mlbench search`.
 
     RUN is a record made with --keep-model. Without -o the index lies beside it, where a search with
-    RUN finds it.
+    RUN finds it. Of an approximate index (ivf) the recall against exact search is printed.
     """
-    from mlbench.models.search import default_index, make_index, save_index
+    from mlbench.models.index import default_index, make_index, save_index
 
     output = output or default_index(run)
-    _, embedded = _embedded(run, folder, on_bad_image, device, weights)
-    save_index(make_index(embedded, run), output)
-    click.echo(f"{output}: {len(embedded.paths):,} images", err=True)
+    if update:
+        made = _updated(output, folder, on_bad_image, device, weights)
+    else:
+        _, embedded = _embedded(run, folder, on_bad_image, device, weights)
+        made = make_index(embedded, run, kind)
+    save_index(made, output)
+    click.echo(f"{output}: {len(made.paths):,} images{_cells(made)}", err=True)
+
+
+def _updated(
+    output: Path, folder: Path, on_bad_image: str, device: str, weights: Path | None
+) -> Index:
+    from mlbench.models.folders import existing_folder
+    from mlbench.models.index import open_index, update_index
+    from mlbench.models.model import load_model
+
+    with progress_bar() as report:
+        found = open_index(output)
+        if existing_folder(folder) != found.root:
+            raise MlbenchError(f"{output}: is of {found.root}; give that folder, or leave --update")
+        model = load_model(found.run, device=device, weights=weights)
+        made, change = update_index(
+            model, found, lambda done, total: report("embedding images", done, total)
+        )
+    _name_bad(change.bad, on_bad_image)
+    click.echo(f"{change.added:,} images embedded, {change.removed:,} left out", err=True)
+    return made
+
+
+def _cells(index: Index) -> str:
+    from mlbench.models.approximate import recall
+
+    if index.cells is None:
+        return ""
+    return (
+        f"; approximate: {index.cells.probes:,} of {len(index.cells.centroids):,} cells a query, "
+        f"recall {recall(index.cells, index.embeddings):.3f} of the exact 10 nearest of a sample"
+    )
 
 
 @click.command()
@@ -192,11 +251,12 @@ def search(
 ) -> None:
     """Print the images of an index that are most similar to each QUERY, a file or a folder.
 
-    Similarity is the cosine of embeddings; the search is exact. Images that were changed or are
-    gone since they were indexed are named.
+    Similarity is the cosine of embeddings. The search is exact unless the index is approximate.
+    Images that were changed or are gone since they were indexed are named.
     """
+    from mlbench.models.index import open_index
     from mlbench.models.model import load_model
-    from mlbench.models.search import open_index, query_files, search
+    from mlbench.models.search import query_files, search
     from mlbench.models.search import threshold as threshold_of
 
     with progress_bar() as report:

@@ -10,8 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mlbench.models.index import Index
 from mlbench.models.model import image_set
-from mlbench.models.search import Answer, Index
+from mlbench.models.search import Answer
 from mlbench.report.templates import resource, template
 from mlbench.report.thumbnails import encoded
 from mlbench.system.files import atomic_file

@@ -24,7 +24,7 @@ from mlbench.comparison.cache import summarise
 from mlbench.errors import MlbenchError
 from mlbench.metrics.embeddings import read_embeddings
 from mlbench.metrics.evaluation import QueryResults
-from mlbench.models.search import open_index
+from mlbench.models.index import open_index
 from mlbench.recipes.reading import load_recipe
 from mlbench.records import scores, store
 from mlbench.records.record import RunRecord

@@ -19,6 +19,7 @@ import mlbench
 from mlbench.cli import main
 from mlbench.errors import DataWarning, MlbenchError
 from mlbench.metrics.roc import Interval, OperatingPoint
+from mlbench.models.index import open_index
 from mlbench.models.search import threshold
 from mlbench.records import store
 from mlbench.records.record import RunRecord
@@ -350,3 +351,35 @@ def test_the_threshold_at_a_false_accept_rate_is_the_records(run: Path) -> None:
     assert threshold("far=1e-3", measured) == 0.75
     with pytest.raises(MlbenchError, match=r"no threshold at FAR 0\.1; there are far=0\.001"):
         threshold("far=0.1", measured)
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_an_updated_index_is_as_a_new_one(run: Path, photos: Path, kind: str) -> None:
+    def index(*options: str) -> Result:
+        made = mlbench_("index", run, photos, "--index", kind, *options)
+        assert made.exit_code == 0, made.output
+        return made
+
+    assert ("recall" in index().stderr) == (kind == "ivf")
+    (photos / "class1" / "3.png").unlink()
+    Image.new("RGB", (40, 40), "red").save(photos / "class2" / "0.png")
+    Image.new("RGB", (40, 40), "blue").save(photos / "class0" / "a.png")
+    updated = index("--update")
+    assert "2 images embedded, 2 left out" in updated.stderr
+    found = open_index(run)
+    assert "0 images embedded, 0 left out" in index("--update").stderr
+    assert index().exit_code == 0
+    new = open_index(run)
+    assert found.paths == new.paths
+    np.testing.assert_allclose(found.embeddings, new.embeddings, atol=1e-6)
+    np.testing.assert_array_equal(found.stamps, new.stamps)
+    assert (found.cells is not None) == (kind == "ivf")
+    query = photos / "class0" / "a.png"
+    (answer,) = json.loads(mlbench_("search", run, query, "--json", "--top", "1").stdout)
+    assert answer["results"][0]["path"] == str(query)
+
+
+def test_an_index_is_updated_from_its_own_folder(run: Path, photos: Path) -> None:
+    assert "no index" in refusal("index", run, photos, "--update")
+    assert mlbench_("index", run, photos).exit_code == 0
+    assert "give that folder" in refusal("index", run, photos / "class0", "--update")

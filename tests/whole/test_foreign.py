@@ -32,7 +32,7 @@ from mlbench.errors import MlbenchError
 from mlbench.metrics import embeddings
 from mlbench.metrics.embeddings import read_embeddings
 from mlbench.metrics.evaluation import evaluate_queries
-from mlbench.models.search import open_index
+from mlbench.models.index import open_index
 from mlbench.recipes.reading import load_recipe
 from mlbench.records import scores, store
 from mlbench.report import write_report
