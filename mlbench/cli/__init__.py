@@ -12,10 +12,11 @@ from mlbench.cli.catalogue import check, list_, show
 from mlbench.cli.checks import env, verify
 from mlbench.cli.data import data
 from mlbench.cli.embeddings import evaluate
+from mlbench.cli.gaps import ablate, effects
 from mlbench.cli.models import COMMANDS as MODEL_COMMANDS
 from mlbench.cli.report import report
 from mlbench.cli.results import pack, results
-from mlbench.cli.runs import ablate, run, tune
+from mlbench.cli.runs import run, tune
 from mlbench.cli.tables import diff, plan, table
 from mlbench.system.interrupts import leave
 
@@ -39,6 +40,7 @@ for _command in (
     plan,
     diff,
     ablate,
+    effects,
     tune,
     check,
     show,

@@ -1,13 +1,12 @@
-"""Commands that make runs: run, ablate, tune."""
+"""Commands that make runs: run, tune."""
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -159,69 +158,6 @@ def _benchmark_lines(
     if others:
         names = first_few([str(path.relative_to(out)) for path in others])
         yield f"  {len(others)} record(s) in {out} are not of this benchmark: {names}"
-
-
-@click.command()
-@click.option(
-    "--from",
-    "start",
-    required=True,
-    metavar="RECIPE",
-    shell_complete=_complete.recipes,
-    help="Foot of the ladder.",
-)
-@click.option(
-    "--to",
-    "end",
-    required=True,
-    metavar="RECIPE",
-    shell_complete=_complete.recipes,
-    help="Top of the ladder.",
-)
-@click.option("--loss", default="softtriple", show_default=True, shell_complete=_complete.losses)
-@click.option(
-    "--mode",
-    type=click.Choice(["cumulative", "single"]),
-    default="cumulative",
-    show_default=True,
-    help="Keep each change for the next rung, or change one factor of the foot at a time.",
-)
-@click.option("--picture", type=click.Path(path_type=Path), help="Waterfall, .png or .svg.")
-@run_options
-def ablate(
-    start: str,
-    end: str,
-    loss: str,
-    mode: Literal["cumulative", "single"],
-    picture: Path | None,
-    out: Path,
-    device: str,
-    executor: ExecutorOptions,
-    quiet: bool,
-    **options: Any,
-) -> None:
-    """Explain a gap: change one recipe into another factor by factor.
-
-    Options that change a recipe (--set, --dataset, --backbone) change both ends. A rung that cannot
-    run, such as for lack of weights, is listed with the reason.
-    """
-    from mlbench.cli._live import LiveRuns
-    from mlbench.comparison.ladder import check_picture, climb, ladder, waterfall
-    from mlbench.recipes.plan import make_plan
-    from mlbench.tables.layout import ladder_sheet
-
-    if picture:
-        check_picture(picture)
-    plans = [make_plan(request(recipe=r, losses=(loss,), **options)) for r in (start, end)]
-    with LiveRuns(out, device, executor, quiet=quiet) as matrix:
-        run = functools.partial(matrix.run, baselines=False)
-        results = climb(ladder(plans[0], plans[1], mode), run, mode)
-    title = f"{loss}, {start} to {end}, {mode}"
-    print_sheets([ladder_sheet(results, title)])
-    if picture:
-        waterfall(results, picture, title)
-        click.echo(f"picture: {picture}", err=True)
-    report_failures(matrix.failed)
 
 
 @click.command()

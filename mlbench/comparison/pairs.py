@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Figures = npt.NDArray[np.float64]
+    Ways = tuple[tuple[Figures, Figures], ...]
 
 _TINY = 1e-300
 
@@ -31,7 +32,7 @@ class Pairs:
     first: npt.NDArray[np.int64]
     second: npt.NDArray[np.int64]
     difference: Figures
-    ways: tuple[tuple[Figures, Figures], ...]
+    ways: Ways
 
     @property
     def variance(self) -> Figures:
@@ -48,19 +49,11 @@ class Pairs:
 
         None is narrower than that of a statement about seeds alone or classes alone.
         """
-        import numpy as np
-
-        return np.max([_quantiles(f, 1 - tail) * np.sqrt(v) for v, f in self.ways], axis=0)
+        return half_widths(self.ways, tail)
 
     def p_values(self) -> Figures:
         """Return ``(P,)`` two-sided p: twice the tail at which the interval just reaches zero."""
-        import numpy as np
-        from scipy.special import stdtr
-
-        size = np.abs(self.difference)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            tails = [stdtr(f, -np.where(size > 0, size / np.sqrt(v), 0.0)) for v, f in self.ways]
-        return 2 * np.max(tails, axis=0)
+        return p_values(self.difference, self.ways)
 
     def square(self, values: Figures) -> Figures:
         """Return ``(P,)`` values of pairs as a symmetric ``(L, L)``, zero on the diagonal."""
@@ -74,6 +67,29 @@ def _quantiles(freedom: Figures, level: float) -> Figures:
     from scipy.special import stdtrit
 
     return stdtrit(freedom[:1] if (freedom == freedom[:1]).all() else freedom, level)
+
+
+def half_widths(ways: Ways, tail: float = 0.025) -> Figures:
+    """Return ``(P,)`` half-widths of intervals that miss at ``tail`` on either side.
+
+    Args:
+        ways: variance and degrees of freedom, each ``(P,)``, as in ``Pairs``; the widest counts.
+        tail: on either side.
+    """
+    import numpy as np
+
+    return np.max([_quantiles(f, 1 - tail) * np.sqrt(v) for v, f in ways], axis=0)
+
+
+def p_values(difference: Figures, ways: Ways) -> Figures:
+    """Return ``(P,)`` two-sided p: twice the tail at which the interval just reaches zero."""
+    import numpy as np
+    from scipy.special import stdtr
+
+    size = np.abs(difference)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tails = [stdtr(f, -np.where(size > 0, size / np.sqrt(v), 0.0)) for v, f in ways]
+    return 2 * np.max(tails, axis=0)
 
 
 def all_pairs(parts: Components) -> Pairs:

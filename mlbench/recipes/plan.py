@@ -58,7 +58,13 @@ class Files:
 class Plan:
     """The runs of one benchmark: one recipe, every loss with every seed, fold and split.
 
-    ``splits`` is the number of random splits of the classes, beside the data set's own.
+    Attributes:
+        recipe: of all runs.
+        losses: with their parameters.
+        seeds: number of seeds.
+        files: where this machine keeps what the recipe names.
+        splits: number of random splits of the classes, beside the data set's own.
+        first_seed: the seeds count from here.
     """
 
     recipe: Recipe
@@ -66,6 +72,7 @@ class Plan:
     seeds: int
     files: Files
     splits: int = 0
+    first_seed: int = 0
 
     @property
     def split_numbers(self) -> tuple[int | None, ...]:
@@ -79,7 +86,7 @@ class Plan:
             RunSpec(self.recipe, loss, seed, fold, split)
             for loss in self.losses
             for split in self.split_numbers
-            for seed in range(self.seeds)
+            for seed in range(self.first_seed, self.first_seed + self.seeds)
             for fold in ([None] if loss.name in BASELINES else folds)
         ]
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
 from mlbench.comparison.comparison import differences
-from mlbench.comparison.ladder import Rung, RungResult, climb, factor_of, ladder, waterfall
+from mlbench.comparison.factors import factor_of, flat_fields
+from mlbench.comparison.ladder import Rung, RungResult, climb, ladder
 from mlbench.recipes.plan import Files, Plan
 from mlbench.recipes.spec import LossSpec, Recipe
 from mlbench.records.record import RunRecord
+from mlbench.report.drawings import waterfall
 from mlbench.report.groups import Runs
-from mlbench.report.svg import Picture, inline, page_style
+from mlbench.report.svg import Picture, figure_picture
 from mlbench.tables.layout import ladder_sheet
 from mlbench.tables.sheet import Sheet
 
@@ -66,7 +67,7 @@ def _complete(steps: Steps) -> list[list[Rung]]:
     """Return every ladder between two steps whose rungs are all there."""
     found = []
     for start, end in permutations(steps, 2):
-        changed = differences(_flat(start), _flat(end))
+        changed = differences(flat_fields(*start), flat_fields(*end))
         if len({factor_of(key) for key in changed}) + 1 < _FEWEST_RUNGS:
             continue
         rungs = ladder(_plan(start), _plan(end))
@@ -85,11 +86,6 @@ def _longest(found: Sequence[list[Rung]]) -> list[list[Rung]]:
     ]
 
 
-def _flat(step: Step) -> dict[str, object]:
-    recipe, loss = step
-    return {**recipe.flat(), **{f"loss.{name}": value for name, value in loss.params}}
-
-
 def _plan(step: Step) -> Plan:
     return Plan(step[0], (step[1],), 1, Files())
 
@@ -100,11 +96,8 @@ def _step(rung: Rung) -> Step:
 
 def _drawn(rungs: Sequence[Rung], steps: Steps, title: str, name: str) -> Ladder:
     results = climb(rungs, lambda plan: steps[plan.recipe, plan.losses[0]])
-    with tempfile.TemporaryDirectory() as folder, page_style():
-        path = Path(folder, "waterfall.svg")
-        waterfall(results, path, "")
-        svg = inline(path.read_text(encoding="utf-8"), name, title, _in_words(results))
-    return Ladder(ladder_sheet(results, title), Picture(svg, title))
+    picture = figure_picture(lambda: waterfall(results), name, title, _in_words(results))
+    return Ladder(ladder_sheet(results, title), picture)
 
 
 def _in_words(results: Sequence[RungResult]) -> str:

@@ -16,6 +16,7 @@ from mlbench.records.record import PROTOCOL_VERSION
 from mlbench.records.store import Results
 from mlbench.report import maps
 from mlbench.report.data import ImageFinder
+from mlbench.report.effects import shown_effects
 from mlbench.report.groups import Group, groups
 from mlbench.report.ladders import ladders
 from mlbench.report.sections import Section, section
@@ -53,6 +54,7 @@ def render(results: Results, folder: Path, data_root: Path | None) -> str:
         summary=_summary(sections),
         sections=sections,
         ladders=ladders(results.records),
+        effects=shown_effects(results.records),
         problems=[_relative(problem, folder) for problem in results.problems],
         protocol=PROTOCOL_VERSION,
         method=maps.method(),

@@ -28,7 +28,7 @@ _VARIABLES = {
     MUTED: "--muted",
     RULE: "--rule",
     **{f"#f100{number:02x}": f"--c{number}" for number in range(COLOURS)},
-    # The colours of ladder.waterfall:
+    # The colours of drawings:
     "#888888": "--muted",
     "#2a7f62": "--good",
     "#b3432b": "--bad",
@@ -113,6 +113,14 @@ def draw(
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.add_subplot())
         return Picture(inline(_saved(figure), name, title, description), title, note)
+
+
+def figure_picture(
+    paint: Callable[[], Figure], name: str, title: str, description: str, note: str = ""
+) -> Picture:
+    """Take a whole figure, drawn by ``paint``, into the page; the rest as for ``draw``."""
+    with page_style():
+        return Picture(inline(_saved(paint()), name, title, description), title, note)
 
 
 def _saved(figure: Figure) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mlbench.comparison.advice import advise
@@ -16,7 +16,7 @@ from mlbench.errors import first_few
 from mlbench.tables.sheet import Line, Sheet
 
 if TYPE_CHECKING:
-    from mlbench.comparison.ladder import Gain, RungResult
+    from mlbench.comparison.ladder import Gain, Rung, RungResult
 
 _BEHIND = f"behind in {METRIC}"
 
@@ -198,12 +198,33 @@ def ladder_sheet(results: Sequence[RungResult], title: str) -> Sheet:
         runs = str(result.recall.n) if result.recall else "0"
         cells = (factor, changes or "-", recall, _gain(result.gain), runs)
         lines.append(Line(cells, (False,) * len(cells)))
-        notes += [f"{factor} not run: {result.problem}"] if result.problem else []
+    notes += not_run({r.rung.factor or "start": r.problem for r in results if r.problem})
     notes.append("R@1 in percent ± 95 % t-interval over seeds")
     scopes = dict.fromkeys(r.gain.scope for r in results if r.gain and r.gain.half_width)
     notes += [f"gain ± 95 % interval of each, for {' or '.join(scopes)}"] if scopes else []
     header = ("factor", "change", "R@1", "gain", "n")
     return Sheet(title, header, tuple(lines), tuple(notes), texts=(0, 1))
+
+
+def rungs_sheet(rungs: Sequence[Rung], title: str, cost: Sequence[str]) -> Sheet:
+    """Lay out a ladder before it is run: what each step changes, and what all take, in ``cost``."""
+    lines = []
+    for rung in rungs:
+        changes = "; ".join(f"{k} {a} -> {b}" for k, (a, b) in rung.changes.items())
+        lines.append(Line((rung.factor or "start", changes or "-"), (False, False)))
+    return Sheet(title, ("factor", "change"), tuple(lines), tuple(cost), texts=(0, 1))
+
+
+def not_run(problems: Mapping[str, str]) -> list[str]:
+    """Say why some things were not run, each reason once.
+
+    Args:
+        problems: reasons by what was not run.
+    """
+    reasons: dict[str, list[str]] = {}
+    for what, problem in problems.items():
+        reasons.setdefault(problem, []).append(what)
+    return [f"{', '.join(each)} not run: {problem}" for problem, each in reasons.items()]
 
 
 def _gain(gain: Gain | None) -> str:

@@ -7,15 +7,21 @@ import pytest
 from click.testing import CliRunner
 from helpers.runs import record
 from helpers.settings import QUICK
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from mlbench.cli import main
-from mlbench.comparison.ladder import FACTORS, climb, factor_of, ladder, waterfall
+from mlbench.comparison.estimates import Estimate
+from mlbench.comparison.factors import FACTORS, factor_of
+from mlbench.comparison.judgement import Scope
+from mlbench.comparison.ladder import Gain, RungResult, climb, ladder
 from mlbench.errors import MlbenchError
 from mlbench.metrics.evaluation import evaluate_queries, summarize
 from mlbench.recipes.plan import Plan, Request, make_plan
 from mlbench.recipes.reading import load_recipe
 from mlbench.records import store
+from mlbench.report.drawings import save_picture, waterfall
+from mlbench.tables.layout import ladder_sheet
 
 
 def plan(recipe: str, **request: Any) -> Plan:
@@ -85,9 +91,9 @@ def test_what_cannot_run_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert len(results) == len(rungs)
     assert results[-1].problem == "no weights here"
     assert results[0].problem == "every run failed"
-    waterfall(results, tmp_path / "w.png", "title")
+    save_picture(waterfall(results, "title"), tmp_path / "w.png")
     with pytest.raises(MlbenchError, match="cannot write the picture"):
-        waterfall(results, tmp_path / "w.nonsense", "title")
+        save_picture(waterfall(results), tmp_path / "w.nonsense")
 
 
 def test_no_gain_is_measured_across_a_rung_that_did_not_run(tmp_path: Path) -> None:
@@ -127,3 +133,36 @@ def test_ablate_prints_the_gains_and_draws_them(photos: Path, tmp_path: Path) ->
 def test_plans_keep_their_seeds() -> None:
     start = replace(plan("blog"), seeds=3)
     assert {rung.plan.seeds for rung in ladder(start, plan("paper"))} == {3}
+
+
+def test_the_waterfall_labels_gains_and_ends_in_the_target() -> None:
+    rungs = ladder(plan("blog"), plan("paper"))[:4]
+    recalls = [0.5, 0.6, None, 0.55]
+    gains = [None, Gain(0.1, 0.02, Scope.CLASSES_AND_SEEDS), None, None]
+    results = [
+        RungResult(rung, recall and Estimate(recall, None, 1), gain, "" if recall else "no")
+        for rung, recall, gain in zip(rungs, recalls, gains, strict=True)
+    ]
+    (axes,) = waterfall(results).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["start", "input", "batch norm", "learning rates", "target"]
+    labels = {text.get_text() for text in axes.texts}
+    assert labels == {"50.0", "+10.0 ± 2.0", "not run", "-5.0", "55.0"}
+    bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches if isinstance(bar, Rectangle)]
+    assert bars == [pytest.approx((50, 10)), pytest.approx((60, -5))]
+
+    (single,) = waterfall(results, mode="single").axes
+    assert [label.get_text() for label in single.get_yticklabels()] == names[:-1]
+    assert [bar.get_x() for bar in single.patches if isinstance(bar, Rectangle)] == [
+        pytest.approx(50)
+    ] * 2
+
+
+def test_a_reason_is_told_once() -> None:
+    results = [
+        RungResult(rung, None, None, "no weights") for rung in ladder(plan("blog"), plan("paper"))
+    ]
+    notes = ladder_sheet(results, "title").notes
+    assert notes[0].startswith("start, input, batch norm")
+    assert notes[0].endswith("backbone not run: no weights")
+    assert sum("no weights" in note for note in notes) == 1

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.factorial import study_records
 from helpers.runs import record
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,7 @@ from mlbench.report import maps, plots, write_report
 from mlbench.report import page as page_module
 from mlbench.report.classes import QueryFigures, query_figures
 from mlbench.report.data import embeddings_of
+from mlbench.report.effects import shown_effects
 from mlbench.report.gallery import choose
 from mlbench.report.groups import groups
 from mlbench.report.ladders import ladders
@@ -566,6 +568,18 @@ def test_a_ladder_is_known_by_its_rungs() -> None:
     assert "after each change: start 0.0" in found.picture.svg
     broken = {path: r for path, r in rungs.items() if path.stem != "4"}
     assert max((len(each.sheet.lines) for each in ladders(broken)), default=0) <= 4
+
+
+def test_the_page_shows_a_factorial_study() -> None:
+    records = {Path(f"{name}.json"): run for name, run in study_records().items()}
+    (found,) = shown_effects(records)
+    assert found.sheet.title == "softtriple: effects of 7 factors, 2^(7-3), resolution IV"
+    assert "Effects on R@1 in percentage points: input +4.9 ± 0.4" in found.picture.svg
+    assert "var(--good)" in found.picture.svg
+    del records[Path("row-03.json")]
+    assert shown_effects(records) == []
+    bare = {path: replace(run, class_totals=None) for path, run in records.items()}
+    assert shown_effects(bare) == []
 
 
 def test_every_loss_has_its_own_mark() -> None:

@@ -9,7 +9,6 @@ from helpers.settings import QUICK
 
 import mlbench
 from mlbench.cli import main
-from mlbench.comparison.ladder import check_picture
 from mlbench.errors import MlbenchError
 from mlbench.losses import BUILTIN
 from mlbench.metrics.embeddings import read_embeddings
@@ -19,6 +18,7 @@ from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.records import store
 from mlbench.registry import LOSSES
 from mlbench.report import write_report
+from mlbench.report.drawings import check_picture
 from mlbench.system.files import check_path, expanded
 
 LONGEST = 255

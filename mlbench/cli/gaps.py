@@ -1,0 +1,257 @@
+"""Commands that explain a gap between two recipes: ablate, effects."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from mlbench.cli import _complete
+from mlbench.cli._common import print_sheets, report_failures, request, run_options
+from mlbench.errors import MlbenchError, printable
+from mlbench.system.streams import write
+
+if TYPE_CHECKING:
+    from mlbench.cli._live import LiveRuns
+    from mlbench.recipes.plan import Plan
+    from mlbench.runs.executors.options import ExecutorOptions
+
+_END_SEEDS = 3
+"""Runs at each end of a factorial where --seeds does not say."""
+
+
+def _groups(
+    _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
+) -> dict[str, tuple[str, ...]]:
+    """Read each ``--group``."""
+    groups = {}
+    for text in value:
+        name, equals, fields = (part.strip() for part in text.partition("="))
+        named = tuple(field.strip() for field in fields.split(",") if field.strip())
+        if not equals or not name or not named:
+            raise MlbenchError(f"--group {text}: expected NAME=FIELD,FIELD,...")
+        if name in groups:
+            raise MlbenchError(f"--group {name} is given twice; give its fields in one")
+        groups[name] = named
+    return groups
+
+
+picture_option = click.option(
+    "--picture", type=click.Path(path_type=Path), help="Draw the result: a .png or .svg file."
+)
+
+
+@click.command()
+@click.option(
+    "--from",
+    "start",
+    required=True,
+    metavar="RECIPE",
+    shell_complete=_complete.recipes,
+    help="Recipe to start from.",
+)
+@click.option(
+    "--to",
+    "end",
+    required=True,
+    metavar="RECIPE",
+    shell_complete=_complete.recipes,
+    help="Recipe to end at.",
+)
+@click.option("--loss", default="softtriple", show_default=True, shell_complete=_complete.losses)
+@click.option(
+    "--design",
+    type=click.Choice(["ladder", "factorial"]),
+    default="ladder",
+    show_default=True,
+    help="Change one factor after the other, or run a two-level factorial, which measures each "
+    "factor over the settings of all others.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["cumulative", "single"]),
+    default="cumulative",
+    show_default=True,
+    help="Of a ladder: keep each change for the next step, or change one factor of the start at a "
+    "time.",
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(4, 1024),
+    default=16,
+    show_default=True,
+    help="Of a factorial: the most settings to run. Both ends are run again with other seeds "
+    f"(--seeds, {_END_SEEDS} if not given).",
+)
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    callback=_groups,
+    metavar="NAME=FIELD,...",
+    help="Let these fields be one factor; may be repeated. The other fields are grouped as usual.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be run and its cost, and stop.")
+@picture_option
+@run_options
+def ablate(
+    start: str,
+    end: str,
+    loss: str,
+    design: Literal["ladder", "factorial"],
+    mode: Literal["cumulative", "single"],
+    runs: int,
+    groups: dict[str, tuple[str, ...]],
+    dry_run: bool,
+    picture: Path | None,
+    out: Path,
+    device: str,
+    executor: ExecutorOptions,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Explain a gap: tell what each difference between two recipes does to the figures.
+
+    A ladder changes one recipe into the other, factor by factor. A factorial runs combinations of
+    all factors, so that each effect is a mean over the settings of the others, and says how sure
+    it is; it prints its plan and cost first. Options that change a recipe (--set, --dataset,
+    --backbone) change both ends. What cannot run, such as for lack of weights, is listed with the
+    reason.
+    """
+    from mlbench.recipes.plan import make_plan
+
+    if picture:
+        from mlbench.report.drawings import check_picture
+
+        check_picture(picture)
+    if design == "factorial":
+        options["seeds"] = options["seeds"] or _END_SEEDS
+    plans = [make_plan(request(recipe=r, losses=(loss,), **options)) for r in (start, end)]
+    title = f"{loss}, {start} to {end}"
+    live = functools.partial(_live, out, device, executor, quiet)
+    if design == "factorial":
+        _factorial(plans, runs, groups, title, device, None if dry_run else live, picture)
+    else:
+        _ladder(plans, mode, groups, title, device, None if dry_run else live, picture)
+
+
+def _live(out: Path, device: str, executor: ExecutorOptions, quiet: bool) -> LiveRuns:
+    from mlbench.cli._live import LiveRuns
+
+    return LiveRuns(out, device, executor, quiet=quiet)
+
+
+def _cost(plans: Sequence[Plan], device: str) -> tuple[str, ...]:
+    from mlbench.runs.cost import cost_in_words
+    from mlbench.training.device import resolve_device
+
+    return cost_in_words(plans, resolve_device(device))
+
+
+Live = functools.partial["LiveRuns"]
+
+
+def _ladder(
+    plans: Sequence[Plan],
+    mode: Literal["cumulative", "single"],
+    groups: dict[str, tuple[str, ...]],
+    title: str,
+    device: str,
+    live: Live | None,
+    picture: Path | None,
+) -> None:
+    from mlbench.comparison.ladder import climb, ladder
+    from mlbench.tables.layout import ladder_sheet, rungs_sheet
+
+    rungs = ladder(plans[0], plans[1], mode, groups)
+    title = f"{title}, {mode}"
+    if live is None:
+        print_sheets([rungs_sheet(rungs, title, _cost([rung.plan for rung in rungs], device))])
+        return
+    with live() as matrix:
+        results = climb(rungs, functools.partial(matrix.run, baselines=False), mode)
+    print_sheets([ladder_sheet(results, title)])
+    if picture:
+        from mlbench.report.drawings import save_picture, waterfall
+
+        save_picture(waterfall(results, title, mode), picture)
+        click.echo(f"picture: {picture}", err=True)
+    report_failures(matrix.failed)
+
+
+def _factorial(
+    plans: Sequence[Plan],
+    runs: int,
+    groups: dict[str, tuple[str, ...]],
+    title: str,
+    device: str,
+    live: Live | None,
+    picture: Path | None,
+) -> None:
+    from mlbench.comparison.design import as_factorial, carry_out, factorial_design
+    from mlbench.tables.effects import Study, design_sheet, effects_sheet, rows_sheet
+
+    design = factorial_design(plans[0], plans[1], runs, groups)
+    print_sheets([design_sheet(design, title, _cost(design.plans, device))])
+    if live is None:
+        return
+    with live() as matrix:
+        results = carry_out(design, functools.partial(matrix.run, baselines=False))
+    factorial = as_factorial(design, results)
+    if factorial is None:
+        print_sheets([rows_sheet(design, results, title)])
+        report_failures(matrix.failed)
+        sys.exit(1)
+    study = Study.of(factorial)
+    print_sheets([effects_sheet(study)])
+    _draw(study, picture)
+    report_failures(matrix.failed)
+
+
+def _draw(study: Any, picture: Path | None) -> None:
+    if picture:
+        from mlbench.report.drawings import effects_picture, save_picture
+
+        save_picture(effects_picture(study, title=study.title), picture)
+        click.echo(f"picture: {picture}", err=True)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "markdown", "latex", "csv", "json", "html"]),
+    default="text",
+    show_default=True,
+)
+@picture_option
+def effects(folder: Path, form: str, picture: Path | None) -> None:
+    """Print what each factor of a factorial study in FOLDER does to R@1 and MAP@R.
+
+    The study is known by the values of its recipes. One that is not complete is refused, and what
+    is missing is named. --picture draws the largest of the studies in the folder.
+    """
+    from mlbench.comparison.factorial import the_factorials
+    from mlbench.records.store import read_results
+    from mlbench.tables.effects import Study, effects_sheet, render
+
+    if picture:
+        from mlbench.report.drawings import check_picture
+
+        check_picture(picture)
+    results = read_results(folder)
+    for problem in results.problems:
+        click.echo(f"Warning: left out: {printable(problem)}", err=True)
+    if not results.records:
+        raise MlbenchError(f"no readable record in '{folder}'")
+    studies = [Study.of(each) for each in the_factorials(results.records.values())]
+    if form == "text":
+        print_sheets([effects_sheet(study) for study in studies])
+    else:
+        write(render(studies, form))
+    _draw(studies[0], picture)
