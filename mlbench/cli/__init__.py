@@ -17,6 +17,7 @@ from mlbench.cli.models import COMMANDS as MODEL_COMMANDS
 from mlbench.cli.report import report
 from mlbench.cli.results import pack, results
 from mlbench.cli.runs import run, tune
+from mlbench.cli.suspects import suspects
 from mlbench.cli.tables import diff, plan, table
 from mlbench.system.interrupts import leave
 
@@ -53,6 +54,7 @@ for _command in (
     env,
     evaluate,
     *MODEL_COMMANDS,
+    suspects,
 ):
     main.add_command(_command)
 

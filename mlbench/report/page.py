@@ -95,8 +95,9 @@ class Albums:
         """Return every album as the script reads it."""
         return {
             name: {
-                "classes": album.queries.class_names,
+                "classes": album.class_names,
                 "labels": album.labels.tolist(),
+                "names": album.names,
                 "pictures": album.taken,
             }
             for name, album in self._albums.items()

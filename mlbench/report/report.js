@@ -51,7 +51,7 @@ function makeSortable(table) {
   });
 }
 
-/* Pictures of an album: { classes, labels, pictures } */
+/* Pictures of an album: { classes, labels, names, pictures } */
 
 function className(album, image) {
   return album.classes[album.labels[image]];
@@ -59,7 +59,7 @@ function className(album, image) {
 
 function picture(album, image, words) {
   const source = album.pictures[image];
-  const title = className(album, image);
+  const title = `${className(album, image)}: ${album.names[image]}`;
   if (!source) return element("span", { class: "blank", role: "img", "aria-label": words, title });
   return element("img", {
     src: `data:image/webp;base64,${source}`, alt: words, title, width: 112, height: 112,
@@ -73,16 +73,16 @@ function fillClasses(select, album, classes, firstWords) {
   }
 }
 
-// Long names may break after an underscore.
+// Long names may break after an underscore or a slash.
 function breakable(name) {
-  return name.split("_").flatMap((part, n) => (n ? ["_", element("wbr"), part] : [part]));
+  return name.split(/(?<=[_/])/).flatMap((part, n) => (n ? [element("wbr"), part] : [part]));
 }
 
 /* Gallery */
 
 function neighbour(album, query, image) {
   const right = album.labels[image] === album.labels[query];
-  const words = `${right ? "right" : "wrong"}: ${className(album, image)}`;
+  const words = `${right ? "right" : "wrong"}: ${className(album, image)}, ${album.names[image]}`;
   const mark = element("span", { class: "mark", "aria-hidden": "true" }, right ? "✓" : "✗");
   return element("li", { class: right ? "right" : "wrong" }, picture(album, image, words), mark);
 }
@@ -97,7 +97,8 @@ function answers(album, query, row, number) {
 
 function queryCard(album, query, rows, shown) {
   const name = className(album, query.image);
-  const caption = element("figcaption", {}, element("strong", {}, ...breakable(name)), element("br"), query.reason);
+  const caption = element("figcaption", {}, element("strong", {}, ...breakable(name)), element("br"),
+    ...breakable(album.names[query.image]), element("br"), query.reason);
   return element("article", { class: "query", "aria-label": `Query: ${name}` },
     element("figure", {}, picture(album, query.image, `query: ${name}`), caption),
     element("div", { class: "rows" }, ...shown.map((n) => answers(album, query, rows[n], n))));

@@ -32,7 +32,7 @@ def write_sheet(answers: Sequence[Answer], index: Index, output: Path) -> None:
     Raises:
         MlbenchError: it cannot be written.
     """
-    page = template("search.html.jinja", breakable=_breakable).render(
+    page = template("search.html.jinja", breakable=breakable).render(
         answers=[_shown(answer, index) for answer in answers[:QUERIES]],
         asked=len(answers),
         root=str(index.root),
@@ -66,6 +66,6 @@ def _picture(path: Path) -> str:
     return encoded(image_set([path]), 0)
 
 
-def _breakable(path: str) -> Markup:
+def breakable(path: str) -> Markup:
     """Let long names break at their joints; what they hold is escaped."""
     return Markup("<wbr>").join(re.split(r"(?<=[/_.-])", path))

@@ -29,7 +29,8 @@ class Album:
 
     Attributes:
         queries: the test images.
-        labels: classes of all images.
+        labels: classes of all images, by number in ``class_names``.
+        class_names: those of the queries, then those that only the gallery has.
         offset: number of the first image that queries were searched among.
         searched: number of images that they were searched among.
         taken: base64 of WebP by the image's number.
@@ -39,6 +40,7 @@ class Album:
         self.queries, self._gallery = dataset.test, dataset.gallery
         parts = [self.queries] if self._gallery is None else [self.queries, self._gallery]
         self.labels: Labels = np.concatenate([part.labels for part in parts])
+        self.class_names = parts[-1].class_names
         self.offset = 0 if self._gallery is None else len(self.queries)
         self.searched = len(parts[-1])
         self.taken: dict[int, str] = {}
@@ -62,10 +64,19 @@ class Album:
         self.taken |= new
         return True
 
+    @property
+    def names(self) -> dict[int, str]:
+        """Names of the images of which pictures were taken, by number."""
+        places = {number: self._place(number) for number in self.taken}
+        return {number: images.names[i] for number, (images, i) in places.items()}
+
     def _encoded(self, number: int) -> str:
+        return encoded(*self._place(number))
+
+    def _place(self, number: int) -> tuple[ImageSet, int]:
         if self._gallery is not None and number >= self.offset:
-            return encoded(self._gallery, number - self.offset)
-        return encoded(self.queries, number)
+            return self._gallery, number - self.offset
+        return self.queries, number
 
 
 def encoded(images: ImageSet, i: int) -> str:

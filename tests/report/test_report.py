@@ -278,6 +278,8 @@ def test_the_gallery_shows_what_each_loss_found(study: Study, text: str) -> None
             similarity[query["image"]] = -np.inf
             assert nearest == np.argsort(-similarity)[:5].tolist()
             assert {str(i) for i in nearest} <= album["pictures"].keys()
+    assert album["pictures"].keys() == album["names"].keys()
+    assert all(study.dataset.test.names[int(i)] == name for i, name in album["names"].items())
     picture = base64.b64decode(album["pictures"][str(data["queries"][0]["image"])])
     assert picture[:4] == b"RIFF"
 
@@ -540,9 +542,11 @@ def test_an_album_numbers_the_gallery_after_the_queries() -> None:
     both = Album(Dataset("x", images(2, 0), images(4, 10), "f", gallery=images(3, 200)))
     assert (both.offset, both.searched) == (4, 3)
     assert both.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert both.names == {}
     assert not both.take([0])
     both.grant(10_000)
     assert both.take([0, 4])
+    assert both.names == {0: "10-0", 4: "200-0"}
     query, found = (Image.open(io.BytesIO(base64.b64decode(both.taken[i]))) for i in (0, 4))
     assert query.size == found.size == (6, 6)
     assert np.asarray(query).mean() < 50 < 150 < np.asarray(found).mean()
