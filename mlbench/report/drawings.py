@@ -64,17 +64,19 @@ def waterfall(results: Sequence[RungResult], title: str = "", mode: Mode = "cumu
     start = results[0].recall
     reached = None if start is None else 100 * start.mean
     for number, result in enumerate(results):
-        if result.recall is None or reached is None:
+        if result.recall is None:
             _note(axes, number, "not run")
             continue
         mean = 100 * result.recall.mean
-        if number == 0:
+        if (
+            result.gain is None or reached is None
+        ):  # the start, or what it would be measured from was not run
             _level(axes, number, mean)
-            continue
-        half_width = result.gain.half_width if result.gain else None
-        label = _signed((mean - reached) / 100, half_width)
-        look = _colour(mean - reached), 1.0
-        _step(axes, number, (reached, mean), 100 * (half_width or 0.0), label, look)
+        else:
+            half_width = result.gain.half_width
+            label = _signed((mean - reached) / 100, half_width)
+            look = _colour(mean - reached), 1.0
+            _step(axes, number, (reached, mean), 100 * (half_width or 0.0), label, look)
         if mode == "cumulative":
             reached = mean
     names = [result.rung.factor or "start" for result in results]
@@ -147,7 +149,7 @@ def _axes(rows: int, title: str) -> tuple[Figure, Axes]:
 
 
 def _level(axes: Axes, row: int, value: float) -> None:
-    """Mark where a ladder starts or ends."""
+    """Mark where a ladder starts, ends or goes on."""
     axes.plot([value, value], [row - 0.4, row + 0.4], color=NEUTRAL, linewidth=4)
     _label(axes, row, value, f"{value:.1f}")
 
@@ -176,7 +178,8 @@ def _step(
     """
     start, end = ends
     axes.barh(row, end - start, left=start, color=look[0], alpha=look[1], height=0.6)
-    axes.errorbar(end, row, xerr=half_width, color=INK, capsize=3, linestyle="none", linewidth=1.2)
+    if half_width:
+        axes.errorbar(end, row, xerr=half_width, color=INK, capsize=3, linestyle="none", lw=1.2)
     _label(axes, row, max(start, end + half_width), label)
 
 
