@@ -14,6 +14,7 @@ def study() -> Records:
 
 
 def test_the_study_is_found_by_its_recipes(study: Records) -> None:
+    assert study["row-00"].recipe_id == "c2f5954dcdd4"  # as when the study was begun
     (found,) = factorials(study.values())
     assert [factor.name for factor in found.factors] == [
         "input",
