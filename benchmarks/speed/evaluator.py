@@ -7,8 +7,9 @@ Random clustered unit embeddings of the shape of CUB's test set, with ``--sop`` 
 an hour): mlbench, pytorch-metric-learning's AccuracyCalculator, and the N x N argsort of
 SoftTriple's authors; then k-means beside scikit-learn's. Times are taken in alternation within one
 process, memory in one process per tool. With ``--search`` the exact search alone, beside faiss's
-``IndexFlatIP`` and a bare product of matrices: 60 neighbours of each image (12 at SOP's size). With
-``--device cuda`` mlbench's part is done there, and only its wall clock says anything.
+``IndexFlatIP`` and a bare product of matrices: 60 neighbours of each image (12 at SOP's size); and
+the comparison of all pairs. With ``--device cuda`` mlbench's part is done there, and only its wall
+clock says anything.
 """
 
 from __future__ import annotations
@@ -156,12 +157,14 @@ def time_tools(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
 
 
 def time_search(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
-    """Time the exact search for the nearest neighbours of all images."""
+    """Time the exact search for the nearest neighbours of all images, and all their pairs."""
     import faiss
 
+    from mlbench.metrics.evaluation import evaluate_pairs
     from mlbench.metrics.neighbors import nearest
 
-    rows = make_data(shape)[0].to(device)
+    rows, labels = make_data(shape)
+    rows = rows.to(device)
     array = rows.cpu().numpy()
 
     def flat() -> None:
@@ -177,6 +180,7 @@ def time_search(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
         OURS: lambda: nearest(rows, rows, shape.neighbors, exclude_self=True),
         "faiss IndexFlatIP": flat,
         "product alone": product,
+        "evaluate_pairs": lambda: evaluate_pairs(rows, labels),
     }
     nearest(rows[::10], rows[::10], shape.neighbors)
     return alternate(tools, rounds)

@@ -6,7 +6,8 @@ rounding moves no pair to another bin unless it lies within some 1e-14 of an edg
 
 The unit of the intervals is the class: counts are kept by block of classes (one class a block, or
 100 blocks of classes), and all figures are taken again without each block (the delete-a-group
-jackknife; Shao & Tu 1995, *The Jackknife and Bootstrap*, sec. 2.3).
+jackknife; Shao & Tu 1995, *The Jackknife and Bootstrap*, sec. 2.3). Its variance errs upwards
+(Efron & Stein 1981), most for thresholds, which depend on pairs of classes.
 """
 
 from __future__ import annotations
