@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 import mlbench
 from mlbench.cli import main
 from mlbench.errors import MlbenchError
+from mlbench.metrics import evaluate_pairs
 from mlbench.metrics.embeddings import Embeddings, read_embeddings
 
 pytestmark = pytest.mark.numeric
@@ -55,6 +57,21 @@ def test_json_is_what_the_api_says(file: Path) -> None:
         "dimensions": 6,
         "nmi_restarts": 10,
     }
+
+
+def test_pairs_and_depths_are_measured_where_asked(file: Path) -> None:
+    options = ("--no-nmi", "--depths", "2,7", "--verification")
+    found = json.loads(evaluated(file, "--json", *options, embeddings=ROWS, labels=LABELS).stdout)
+    assert found["verification"] == json.loads(json.dumps(asdict(evaluate_pairs(ROWS, LABELS))))
+    assert {"P@2", "mAP@2", "P@7", "mAP@7"} < set(found["metrics"])
+    printed = evaluated(file, *options, embeddings=ROWS, labels=LABELS).output
+    (point,) = found["verification"]["points"]
+    assert f"{100 * point['tar']['value']:.2f} (" in printed
+    assert f"{point['threshold']['value']:.4f} (" in printed
+    assert "EER " in printed
+    refused(evaluated(file, "--depths", "2,x", embeddings=ROWS, labels=LABELS), "--depths: '2,x'")
+    alone = evaluated(file, "--verification", embeddings=ROWS[:2], labels=LABELS[:2] * 0)
+    refused(alone, "needs a pair of images of one class, and one of two")
 
 
 def test_text_shows_percent_and_what_was_measured(file: Path) -> None:

@@ -33,6 +33,7 @@ from mlbench.datasets.folder import load as load_folder
 from mlbench.errors import printable
 from mlbench.interfaces import Dataset, ImageSet
 from mlbench.metrics.evaluation import evaluate_queries, summarize
+from mlbench.metrics.roc import Interval, Verification
 from mlbench.recipes.plan import Plan, Request, make_plan
 from mlbench.recipes.spec import LossSpec, RunSpec
 from mlbench.records import scores, store
@@ -426,6 +427,26 @@ def test_rows_keep_their_runs(study: Study) -> None:
             assert len(entry.runs) == entry.row.runs
             mean = np.mean([r.metrics["R@1"] for r in entry.runs.values()])
             assert entry.row.estimates["R@1"].mean == pytest.approx(mean)
+
+
+def test_the_roc_is_the_mean_of_runs_where_all_have_it(study: Study) -> None:
+    (group,) = groups(store.read_results(study.folder).records)
+    drawn = styles([e.label for e in group.entries], [])
+    assert plots.roc_plot(group, drawn, "roc") is None
+
+    entry = next(entry for entry in group.trained if entry.runs)
+    rate = Interval(0.1, 0.0, 0.2)
+    curves = [((0.01, 0.25), (1.0, 1.0)), ((0.1, 0.5), (1.0, 1.0)), ((0.1, 0.7), (1.0, 1.0))]
+    made = next(iter(entry.runs.values()))
+    runs = [replace(made, verification=Verification(9, 90, rate, (), roc)) for roc in curves]
+    measured = [replace(entry, runs={Path(str(i)): run}) for i, run in enumerate(runs)]
+    pair = replace(entry, runs=dict(zip(map(Path, "ab"), runs[1:], strict=True)))
+    for each, words in zip(
+        (*measured, pair), ("25.0 percent at FAR 0.01", "50.0", "70.0", "60.0"), strict=True
+    ):
+        picture = plots.roc_plot(replace(group, entries=(each,)), drawn, "roc")
+        assert picture is not None
+        assert words in picture.svg
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1))
