@@ -1,10 +1,15 @@
 """Losses of the order or the distribution of similarities in a batch of unit embeddings."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mlbench.errors import MlbenchError
 from mlbench.losses.batch import batch_loss, masked_mean, pair_masks
+
+_BLOCK = 1 << 22  # comparisons at a time
 
 
 def histogram(num_classes: int, embedding_dim: int, *, bins: int) -> nn.Module:
@@ -75,12 +80,16 @@ def roadmap(
     same, different = pair_masks(y)
     cosine = x @ x.T
     query, item = same.nonzero(as_tuple=True)
-    # above[i, j]: by how much image j comes before the item of pair i in the ranking of its query
-    above = cosine[query] - cosine[query, item, None]
-    others = same[query].scatter(1, item[:, None], value=False)
-    positives = 1 + (others & (above >= 0)).sum(dim=1)
-    negatives = (_step_bound(above, temperature, slope, delta) * different[query]).sum(dim=1)
-    ap = _mean_by_query(positives / (positives + negatives), query, same)
+
+    def precision(cosine: Tensor, query: Tensor, item: Tensor) -> Tensor:
+        # above[i, j]: by how much image j comes before the item of pair i in its query's ranking
+        above = cosine[query] - cosine[query, item, None]
+        others = same[query].scatter(1, item[:, None], value=False)
+        positives = 1 + (others & (above >= 0)).sum(dim=1)
+        negatives = (_step_bound(above, temperature, slope, delta) * different[query]).sum(dim=1)
+        return positives / (positives + negatives)
+
+    ap = _mean_by_query(_in_blocks(precision, cosine, query, item), query, same)
     zero = cosine.new_zeros(())
     low = (positive_margin - cosine).clamp(min=0).where(same, zero).sum(dim=1)
     high = (cosine - negative_margin).clamp(min=0).where(different, zero).sum(dim=1)
@@ -126,9 +135,13 @@ def _recall_surrogate(
     same, different = pair_masks(y)
     cosine = x @ x.T
     query, item = same.nonzero(as_tuple=True)
-    above = torch.sigmoid((cosine[query] - cosine[query, item, None]) / rank_temperature)
-    counted = (same | different)[query].scatter(1, item[:, None], value=False)
-    rank = 1 + (above * counted).sum(dim=1)
+
+    def rank_of(cosine: Tensor, query: Tensor, item: Tensor) -> Tensor:
+        above = torch.sigmoid((cosine[query] - cosine[query, item, None]) / rank_temperature)
+        counted = (same | different)[query].scatter(1, item[:, None], value=False)
+        return 1 + (above * counted).sum(dim=1)
+
+    rank = _in_blocks(rank_of, cosine, query, item)
     count = same.sum(dim=1)
     ks = [2**i for i in range(largest_k.bit_length()) if 2**i <= largest_k]
     total = x.new_zeros(())
@@ -138,6 +151,52 @@ def _recall_surrogate(
         recall = found.clamp(max=k) / count.clamp(min=1, max=k)
         total = total + masked_mean(1 - recall, count > 0)
     return total / len(ks)
+
+
+def _in_blocks(
+    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+    cosine: Tensor,
+    query: Tensor,
+    item: Tensor,
+) -> Tensor:
+    """Return ``function(cosine, query, item)`` of ``(n,)`` pairs with the memory of a block.
+
+    What a block compares is computed again for its gradient.
+    """
+    size = max(1, _BLOCK // len(cosine))
+    if len(query) <= size:
+        return function(cosine, query, item)
+    return _Blocks.apply(function, cosine, query, item, size)
+
+
+class _Blocks(torch.autograd.Function):
+    """A function of pairs, block after block; its gradient likewise."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: Callable[[Tensor, Tensor, Tensor], Tensor],
+        cosine: Tensor,
+        query: Tensor,
+        item: Tensor,
+        size: int,
+    ) -> Tensor:
+        """Return the values of all pairs."""
+        ctx.function, ctx.size = function, size
+        ctx.save_for_backward(cosine, query, item)
+        blocks = zip(query.split(size), item.split(size), strict=True)
+        return torch.cat([function(cosine, *block) for block in blocks])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute each block again and add up its gradient."""
+        cosine, query, item = ctx.saved_tensors
+        leaf = cosine.detach().requires_grad_()
+        parts = (each.split(ctx.size) for each in (query, item, gradients[0]))
+        with torch.enable_grad():
+            for one, other, gradient in zip(*parts, strict=True):
+                ctx.function(leaf, one, other).backward(gradient)
+        return None, leaf.grad, None, None, None
 
 
 def _mean_by_query(values: Tensor, query: Tensor, same: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import mlbench
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ParamValue
-from mlbench.losses import BUILTIN
+from mlbench.losses import BUILTIN, ranking
 from mlbench.losses.batch import PairLoss
 from mlbench.losses.hist import HIST
 from mlbench.losses.memory import COMPARABLE, CrossBatchMemory
@@ -388,6 +388,31 @@ def test_adaface_keeps_running_statistics_in_training_alone() -> None:
     assert torch.equal(loss.get_buffer("mean"), kept)
     loss.train()(x[:1], y[:1])
     assert loss.get_buffer("deviation").isfinite()
+
+
+@pytest.mark.parametrize("name", ["roadmap", "recall_surrogate"])
+def test_rankings_of_large_batches_are_computed_in_blocks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = mlbench.build_loss(name, C, D).double()
+    x, y = batch(name, 24).requires_grad_(), torch.arange(24) % 5
+    whole = loss(x, y)
+    (expected,) = torch.autograd.grad(whole, x)
+    monkeypatch.setattr(ranking, "_BLOCK", 7 * 24)
+    sizes: list[int] = []
+    sigmoid = torch.sigmoid
+
+    def counted(values: Tensor) -> Tensor:
+        sizes.append(len(values))
+        return sigmoid(values)
+
+    monkeypatch.setattr(torch, "sigmoid", counted)
+    value = loss(x, y)
+    (gradient,) = torch.autograd.grad(value, x)
+    pairs_in_all = int((y[:, None] == y).sum()) - len(y)
+    assert [n for n in sizes if n != pairs_in_all][:3] == [7, 7, 7]
+    assert value.item() == pytest.approx(whole.item(), abs=1e-12)
+    assert (gradient - expected).abs().max() < 1e-12
 
 
 def test_supap_is_never_below_the_loss_of_average_precision() -> None:
