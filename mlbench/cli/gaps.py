@@ -12,12 +12,15 @@ import click
 
 from mlbench.cli import _complete
 from mlbench.cli._common import print_sheets, report_failures, request, run_options
-from mlbench.errors import MlbenchError, printable
+from mlbench.errors import MlbenchError, printable, printable_lines
 from mlbench.system.streams import write
 
 if TYPE_CHECKING:
     from mlbench.cli._live import LiveRuns
+    from mlbench.comparison.factorial import Factorial
+    from mlbench.comparison.ladder import Mode, RungResult
     from mlbench.recipes.plan import Plan
+    from mlbench.report.ladders import Ladder
     from mlbench.runs.executors.options import ExecutorOptions
 
 _END_SEEDS = 3
@@ -175,11 +178,7 @@ def _ladder(
     with live() as matrix:
         results = climb(rungs, functools.partial(matrix.run, baselines=False), mode)
     print_sheets([ladder_sheet(results, title)])
-    if picture:
-        from mlbench.report.drawings import save_picture, waterfall
-
-        save_picture(waterfall(results, title, mode), picture)
-        click.echo(f"picture: {picture}", err=True)
+    _draw_ladder(results, title, mode, picture)
     report_failures(matrix.failed)
 
 
@@ -231,14 +230,15 @@ def _draw(study: Any, picture: Path | None) -> None:
 )
 @picture_option
 def effects(folder: Path, form: str, picture: Path | None) -> None:
-    """Print what each factor of a factorial study in FOLDER does to R@1 and MAP@R.
+    """Print what each factor does to the figures of the ablation in FOLDER, without running any.
 
-    The study is known by the values of its recipes. One that is not complete is refused, and what
-    is missing is named. --picture draws the largest of the studies in the folder.
+    A factorial is known by the values of its recipes. Where there is none, the cumulative ladders
+    are printed. A study that is not complete is refused, and what is missing is named. --picture
+    draws the first study, which is the largest factorial.
     """
-    from mlbench.comparison.factorial import the_factorials
+    from mlbench.comparison.factorial import factorials, the_factorials
     from mlbench.records.store import read_results
-    from mlbench.tables.effects import Study, effects_sheet, render
+    from mlbench.report.ladders import ladders
 
     if picture:
         from mlbench.report.drawings import check_picture
@@ -249,9 +249,42 @@ def effects(folder: Path, form: str, picture: Path | None) -> None:
         click.echo(f"Warning: left out: {printable(problem)}", err=True)
     if not results.records:
         raise MlbenchError(f"no readable record in '{folder}'")
-    studies = [Study.of(each) for each in the_factorials(results.records.values())]
+    records = results.records.values()
+    if not factorials(records) and (found := ladders(results.records)):
+        _print_ladders(found, form, picture)
+    else:
+        _print_factorials(the_factorials(records), form, picture)
+
+
+def _print_factorials(found: Sequence[Factorial], form: str, picture: Path | None) -> None:
+    from mlbench.tables.effects import Study, effects_sheet, render
+
+    studies = [Study.of(each) for each in found]
     if form == "text":
         print_sheets([effects_sheet(study) for study in studies])
     else:
         write(render(studies, form))
     _draw(studies[0], picture)
+
+
+def _print_ladders(found: Sequence[Ladder], form: str, picture: Path | None) -> None:
+    from mlbench.tables.formats import SHEET_FORMATS
+
+    sheets = [ladder.sheet for ladder in found]
+    if form == "text":
+        print_sheets(sheets)
+    elif form in SHEET_FORMATS:
+        write(printable_lines(SHEET_FORMATS[form](sheets)))
+    else:
+        raise MlbenchError(f"a ladder is printed as {', '.join(SHEET_FORMATS)}, not as {form}")
+    _draw_ladder(found[0].results, found[0].title, "cumulative", picture)
+
+
+def _draw_ladder(
+    results: Sequence[RungResult], title: str, mode: Mode, picture: Path | None
+) -> None:
+    if picture:
+        from mlbench.report.drawings import save_picture, waterfall
+
+        save_picture(waterfall(results, title, mode), picture)
+        click.echo(f"picture: {picture}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -28,14 +29,32 @@ Steps = dict[Step, Runs]
 
 @dataclass(frozen=True)
 class Ladder:
-    """A ladder's table and waterfall."""
+    """A ladder that was found among records.
 
-    sheet: Sheet
-    picture: Picture
+    Attributes:
+        title: loss and number.
+        name: of its picture.
+        results: of its rungs.
+    """
+
+    title: str
+    name: str
+    results: tuple[RungResult, ...]
+
+    @property
+    def sheet(self) -> Sheet:
+        """Its table."""
+        return ladder_sheet(self.results, self.title)
+
+    @functools.cached_property
+    def picture(self) -> Picture:
+        """Its waterfall."""
+        words = _in_words(self.results)
+        return figure_picture(lambda: waterfall(self.results), self.name, self.title, words)
 
 
 def ladders(records: Mapping[Path, RunRecord]) -> list[Ladder]:
-    """Find the cumulative ladders whose rungs are all among the records, and draw each.
+    """Find the cumulative ladders whose rungs are all among the records.
 
     Records do not say what made them, so a ladder is known by its rungs: from
     its first to its last, each recipe that ``mlbench ablate`` would have run in between is there.
@@ -47,7 +66,8 @@ def ladders(records: Mapping[Path, RunRecord]) -> list[Ladder]:
     for (loss, *_), steps in _by_loss(records).items():
         for rungs in _longest(_complete(steps)):
             number = len(found) + 1
-            found.append(_drawn(rungs, steps, f"{loss}, ladder {number}", f"ladder-{number}"))
+            results = climb(rungs, lambda plan, steps=steps: steps[plan.recipe, plan.losses[0]])
+            found.append(Ladder(f"{loss}, ladder {number}", f"ladder-{number}", tuple(results)))
     return found
 
 
@@ -92,12 +112,6 @@ def _plan(step: Step) -> Plan:
 
 def _step(rung: Rung) -> Step:
     return rung.plan.recipe, rung.plan.losses[0]
-
-
-def _drawn(rungs: Sequence[Rung], steps: Steps, title: str, name: str) -> Ladder:
-    results = climb(rungs, lambda plan: steps[plan.recipe, plan.losses[0]])
-    picture = figure_picture(lambda: waterfall(results), name, title, _in_words(results))
-    return Ladder(ladder_sheet(results, title), picture)
 
 
 def _in_words(results: Sequence[RungResult]) -> str:

@@ -50,6 +50,22 @@ def test_what_effects_cannot_do_is_one_line(folder: Path, tmp_path: Path) -> Non
     assert "no records in" in invoke("effects", empty).stderr
 
 
+def test_effects_of_a_ladder_as_table_and_picture(tmp_path: Path) -> None:
+    study = Path(__file__).parents[2] / "results" / "study" / "ladder-frozen"
+    picture = tmp_path / "ladder.png"
+    result = invoke("effects", study, "--picture", picture)
+    assert result.exit_code == 0, result.output
+    words = [line.split() for line in result.stdout.splitlines()]
+    assert ["start", "-", "33.7", "±", "1.1", "-", "5"] in words
+    assert ["40.2", "±", "0.2", "+6.5", "±", "1.7", "5"] in [line[-7:] for line in words]
+    with Image.open(picture) as image:
+        assert image.width > 500
+    assert "### softtriple, ladder 1" in invoke("effects", study, "--format", "markdown").stdout
+    refused = invoke("effects", study, "--format", "json")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "a ladder is printed as text, markdown, latex, html, not as json" in refused.stderr
+
+
 FACTORIAL = ("ablate", "--from", "blog-code", "--to", "paper", "--design", "factorial")
 
 
