@@ -118,12 +118,13 @@ class LossEntry(Entry):
 
     @property
     def needs(self) -> str:
-        """What a batch must hold and how embeddings and own parameters are treated, in words."""
-        batch = f"{self.images_per_class} a class" if self.images_per_class else "any batch"
-        length = "unit length" if self.unit_length else "raw"
+        """What it requires: batches, form of the embeddings, learning rate of its parameters."""
+        several = self.images_per_class
+        batch = f"{several} images per class" if several else "random batches"
+        form = "L2-normalised" if self.unit_length else "unnormalised"
         rates = self.lr if isinstance(self.lr, Mapping) else {"": self.lr}
-        shown = [f"lr {f'{name} ' if name else ''}{rate:g}" for name, rate in rates.items() if rate]
-        return ", ".join([batch, length, *shown, *self.context])
+        shown = [f"loss lr {rate:g}{name and f' ({name})'}" for name, rate in rates.items() if rate]
+        return "; ".join([batch, f"{form} embeddings", *shown, *self.context])
 
     def rate_of(self, parameter: str) -> float | None:
         """Return the learning rate of the parameter of that name; None if none is declared."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlbench.comparison.estimates import estimate
 from mlbench.comparison.judgement import Differences, Judgement, Scope, Statement, judge
-from mlbench.comparison.legend import labels, naming_fields, stamp, values_of
+from mlbench.comparison.legend import labels, naming_fields, settings, stamp, values_of
 from mlbench.comparison.planning import Sources
 from mlbench.comparison.rows import COUNTS, Row, RowRecords, build_rows
 from mlbench.errors import MlbenchError
@@ -68,7 +68,8 @@ class Comparison:
         metrics: in the order of the columns.
         rows: baselines first, then losses in alphabetical order.
         files: all its records, those left out of the rows included.
-        stamp: what a reader must know to judge the figures, a line each.
+        stamp: what a reader must know to judge the values, a line each.
+        settings: by loss, what it chose itself: batches, form of embeddings, hyperparameters.
         images: number of test images.
         classes: number of test classes.
         scopes: by metric, what its intervals and marks hold for; only where they hold for the same
@@ -95,6 +96,7 @@ class Comparison:
     stamp: tuple[str, ...]
     images: int
     classes: int
+    settings: dict[str, str] = field(default_factory=dict)
     scopes: dict[str, Scope] = field(default_factory=dict)
     pairs: dict[str, Differences] = field(default_factory=dict)
     noisy: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -186,6 +188,7 @@ def merge(comparisons: Sequence[Comparison]) -> Comparison:
         title=f"{first.title}, merged with {len(comparisons) - 1} other comparison(s)",
         rows=tuple(rows),
         stamp=tuple(dict.fromkeys(stamps)),
+        settings={name: text for each in comparisons for name, text in each.settings.items()},
         metrics=tuple(dict.fromkeys(metrics)),
     )
 
@@ -229,6 +232,7 @@ def _comparison(
         rows=build_rows(rows, judged, metrics),
         files=tuple(map(str, records)),
         stamp=stamp(values),
+        settings=settings(values),
         images=first.dataset.test_images,
         classes=first.dataset.test_classes,
         scopes={metric: each.scope for metric, each in judged.items()},
@@ -299,8 +303,8 @@ def _without_totals(rows: Sequence[RowRecords], statement: Statement) -> tuple[s
     if not without or statement == "these-classes":
         return ()
     return (
-        f"{without} of {len(every)} records have no totals by test class, so nothing is said of "
-        "other classes; add the totals with: mlbench results upgrade FOLDER",
+        f"{without} of {len(every)} records have no totals by test class, so the intervals do not "
+        "cover other classes; add the totals with: mlbench results upgrade FOLDER",
     )
 
 

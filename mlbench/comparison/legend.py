@@ -1,4 +1,4 @@
-"""What stands around the figures of a comparison: labels of its rows, and its stamp."""
+"""What is printed around the values of a comparison: labels of rows, footer, settings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from mlbench.losses.baselines import BASELINES
 from mlbench.recipes.spec import LossSpec
 from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
+
+_TRUNK = {"train": "trained", "frozen": "frozen"}
 
 
 def labels(records: Mapping[Path, RunRecord]) -> dict[Path, str]:
@@ -71,7 +73,7 @@ def _place(record: RunRecord) -> str:
 
 
 def stamp(records: Sequence[RunRecord]) -> tuple[str, ...]:
-    """Return what a reader must know to judge the figures of a comparison, a line each."""
+    """Return what a reader must know to judge the values of a comparison, a line each."""
     first, facts = records[0], records[0].dataset
     versions = first.provenance
     images = sorted({r.cost.images_seen for r in records if r.cost.images_seen})
@@ -79,7 +81,7 @@ def stamp(records: Sequence[RunRecord]) -> tuple[str, ...]:
     sources = sorted({r.provenance.source for r in records})
     packages = ", ".join(f"{k} {v}" for k, v in versions.packages.items())
     lone = max((int(r.metrics.get("n_lone", 0)) for r in records), default=0)
-    skipped = f"; {len(facts.skipped)} bad images left out" if facts.skipped else ""
+    skipped = f"; {len(facts.skipped)} unreadable images skipped" if facts.skipped else ""
     return (
         *dict.fromkeys(map(_of_recipe, records)),
         f"data {facts.name} {facts.fingerprint[:12]}: {_training_counts(records)}; "
@@ -88,9 +90,8 @@ def stamp(records: Sequence[RunRecord]) -> tuple[str, ...]:
         *_random_splits(records),
         f"seeds {_span(sorted({r.seed for r in records}))}; images seen per run: "
         f"{', '.join(map(str, images)) or 'none'}",
-        *_what_losses_may_choose(records),
         f"hardware {'; '.join(sorted({_place(r) for r in records}))}",
-        f"mlbench {versions.mlbench} source {', '.join(sources)}; {packages}",
+        f"mlbench {versions.mlbench}, source hash {', '.join(sources)}; {packages}",
     )
 
 
@@ -99,8 +100,8 @@ def _random_splits(records: Sequence[RunRecord]) -> tuple[str, ...]:
     if not numbers:
         return ()
     return (
-        f"random splits {_span(numbers)}: in each, all classes are dealt anew to training and "
-        "test; the training classes of two splits overlap",
+        f"random splits {_span(numbers)}: each divides all classes into training and test at "
+        "random; the training classes of two splits overlap",
     )
 
 
@@ -108,27 +109,26 @@ def _of_recipe(record: RunRecord) -> str:
     recipe = record.recipe
     return (
         f"recipe {record.recipe_id}: {recipe.schedule.epochs} epochs, batch {recipe.batch.size}, "
-        f"{recipe.input.size} px, trunk {recipe.backbone.trunk}, weights {record.weights_id}, "
-        f"selection: {recipe.selection.rule}, folds: {recipe.selection.folds or 'none'}"
+        f"{recipe.input.size} px, backbone {_TRUNK[recipe.backbone.trunk]}, weights "
+        f"{record.weights_id}, epoch: {recipe.selection.rule}, "
+        f"folds: {recipe.selection.folds or 'none'}"
     )
 
 
-def _what_losses_may_choose(records: Sequence[RunRecord]) -> tuple[str, ...]:
-    """Return a line on what differs between losses by right: batches, length, parameters."""
+def settings(records: Iterable[RunRecord]) -> dict[str, str]:
+    """Return, by loss, what it may choose: kind of batch, form of embeddings, hyperparameters."""
     own = {}
     for record in _by_loss(r for r in records if r.loss not in BASELINES).values():
         params = ", ".join(f"{name} {value}" for name, value in sorted(record.params.items()))
         own[_label(record)] = f"{_needs(record)}{'; ' if params else ''}{params}"
-    if not own:
-        return ()
-    return ("by loss: " + ". ".join(f"{label}: {text}" for label, text in sorted(own.items())),)
+    return dict(sorted(own.items()))
 
 
 def _needs(record: RunRecord) -> str:
     try:
         return record.needs or LOSSES.get(record.loss).needs
     except MlbenchError:  # a plugin's record, read where the plugin is not installed
-        return "needs not known here"
+        return "requirements not known here"
 
 
 def _training_counts(records: Sequence[RunRecord]) -> str:

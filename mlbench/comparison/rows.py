@@ -217,12 +217,12 @@ def _notes(records: RowRecords, uneven: bool, seeds: int) -> tuple[str, ...]:
     notes = list(_note_of_repeats(records))
     selection = records.every[0].recipe.selection
     if len(records.runs) == 1 < seeds:
-        notes.append("one seed: the noise between seeds is taken from the other rows")
+        notes.append("one seed: the variation between seeds is estimated from the other rows")
     if selection.rule == "test-best":
         inflation = estimate([_inflation(r) for r in records.every])
         notes.append(
-            "epoch chosen on test classes, which inflates R@1 over the last epoch by "
-            f"{100 * inflation.mean:.1f} points on average"
+            "epoch selected on the test classes: R@1 is on average "
+            f"{100 * inflation.mean:.1f} points above that of the last epoch"
         )
     elif uneven and records.runs and not (records.baseline or selection.patience):
         seen = ", ".join(str(r.cost.images_seen) for r in records.runs)
@@ -234,8 +234,8 @@ def _note_of_repeats(records: RowRecords) -> tuple[str, ...]:
     """Return a line on repeated runs that are left out; copies of a record need none."""
     if not records.left_out:
         return ()
-    many = f"{records.left_out} repeated run(s) left out"
-    return (f"{many}: of each seed and fold, one record counts",)
+    many = f"{records.left_out} repeated run(s) skipped"
+    return (f"{many}: one record per seed and fold is used",)
 
 
 def _is_uneven(records: Iterable[RunRecord]) -> bool:

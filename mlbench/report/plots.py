@@ -53,7 +53,7 @@ def recall_plot(group: Group, styles: Styles, name: str) -> Picture:
 
 
 def distance_plot(group: Group, styles: Styles, name: str) -> Picture | None:
-    """Draw how far each trained row is behind the best; None if nothing is known of it."""
+    """Draw the gap of each trained row to the best; None if it is unknown."""
     entries = [entry for entry in group.trained if "R@1" in entry.row.behind]
     if not entries:
         return None
@@ -67,18 +67,18 @@ def distance_plot(group: Group, styles: Styles, name: str) -> Picture | None:
             axes.errorbar(100 * each.gap, number, xerr=ends, color=style.token,
                           marker=style.marker, ms=7, capsize=4, lw=1.8)  # fmt: skip
         name_rows(axes, list(distances))
-        axes.set_xlabel("percent points of R@1 behind the best")
+        axes.set_xlabel("gap to best, R@1 (percentage points)")
 
     words = "; ".join(f"{label} {distance(each)}" for label, each in distances.items())
     scope = group.comparison.scope
-    marks = " One that reaches 0: not told apart from the best." if scope.judged else ""
+    marks = " Reaching 0: not significantly different from the best." if scope.judged else ""
     return draw(
         name,
-        "Distance to the best loss in R@1",
-        f"Percent points: {words}",
+        "Gap to the best loss, R@1",
+        f"Percentage points: {words}",
         (WIDTH, 0.42 * len(entries) + 0.9),
         paint,
-        f"95 % intervals, all of which hold at once, for {scope}.{marks}",
+        f"95 % intervals, which hold simultaneously, for {scope}.{marks}",
     )
 
 
@@ -139,7 +139,7 @@ def _roc(entry: RowRuns) -> dict[float, float]:
 
 _COSTS: tuple[tuple[str, str, Callable[[RunRecord], float]], ...] = (
     ("Training time", "seconds", lambda r: r.cost.seconds.get("train", 0.0)),
-    ("Training speed", "images a second", lambda r: r.cost.images_per_second),
+    ("Training speed", "images per second", lambda r: r.cost.images_per_second),
     ("Peak memory", "MB, of the process so far", lambda r: r.cost.peak_memory_mb),
 )
 
@@ -298,7 +298,7 @@ def class_plot(
 
 
 def report_plot(entries: Sequence[RowRuns], styles: Styles, key: str, name: str) -> Picture:
-    """Draw one figure that losses tell of themselves after training, a dot for each run."""
+    """Draw one diagnostic that losses report after training, a dot for each run."""
     figures = {e.label: [r.loss_report[key] for r in e.runs.values()] for e in entries}
 
     def paint(axes: Axes) -> None:
@@ -312,7 +312,7 @@ def report_plot(entries: Sequence[RowRuns], styles: Styles, key: str, name: str)
         axes.set_xlabel(key.replace("_", " "))
 
     words = "; ".join(f"{label}: {estimate(each).mean:.3g}" for label, each in figures.items())
-    title = "Distinct centres that survive, a class" if key == "distinct_centers" else key
+    title = "Distinct centres per class, after merging" if key == "distinct_centers" else key
     return draw(name, title, words, (WIDTH, 0.42 * len(entries) + 0.9), paint)
 
 

@@ -25,14 +25,14 @@ from mlbench.tables.sheet import Sheet
 SHOWN_CLASSES = 10
 """Best and worst classes in the figures."""
 
-_OTHER_IMAGES = "Not shown for random splits, as each of them has test images of its own."
-_NO_QUERIES = "Not one run has its per-query results (.npz) beside its record; restore them."
+_OTHER_IMAGES = "Not shown for random splits, because each split has its own test images."
+_NO_QUERIES = "No run has its per-query results (.npz) next to its record; restore these files."
 _NO_NEIGHBORS = (
-    "The records hold no neighbours: they were made before mlbench kept them. Make the runs again "
-    "into another folder (mlbench run --out FOLDER) and report on that."
+    "The records contain no neighbours: an earlier version of mlbench made them. Repeat the runs "
+    "in another folder (mlbench run --out FOLDER) and make the report of that folder."
 )
 _NO_EMBEDDINGS = (
-    "No test embeddings lie beside the records. Keep them with mlbench run --keep-model."
+    "There are no test embeddings next to the records. Save them with mlbench run --keep-model."
 )
 
 
@@ -124,7 +124,7 @@ def section(
 
 
 def headline(group: Group) -> str:
-    """Say in words which loss has the highest R@1, and which are not told apart from it."""
+    """Say which loss has the highest R@1, and which do not differ significantly from it."""
     rows = [entry.row for entry in group.trained if "R@1" in entry.row.estimates]
     if not rows:
         return ""
@@ -135,11 +135,11 @@ def headline(group: Group) -> str:
     highest = f"Highest R@1: {best.label}, {value} percent."
     scope = group.comparison.scope
     if not scope.judged:
-        return f"{highest} Too few runs to tell the others from it."
+        return f"{highest} Too few runs for a comparison with the others."
     tied = [row.label for row in rows if "R@1" in row.marked and row is not best]
     if tied:
-        return f"{highest} Not told apart from it, for {scope}: {', '.join(tied)}."
-    return f"{highest} All others are behind it, for {scope}."
+        return f"{highest} Not significantly different, for {scope}: {', '.join(tied)}."
+    return f"{highest} All others are significantly worse, for {scope}."
 
 
 def _percent(value: Estimate) -> str:
@@ -195,8 +195,8 @@ def _of_images(
 
 def _no_images(error: MlbenchError) -> str:
     return (
-        f"Not shown without the test images and their classes: {error} (for this page: mlbench "
-        "report --data-root DIR, the folder that holds the data set)."
+        f"Not shown, because the test images and their classes were not found: {error} (for this "
+        "page: mlbench report --data-root DIR, the folder that contains the data set)."
     )
 
 

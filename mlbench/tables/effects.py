@@ -127,7 +127,7 @@ def rows_sheet(design: Design, results: Sequence[RowResult], title: str) -> Shee
 
 
 def _aliases(factors: Sequence[Factor], design: Sequence[Levels]) -> list[str]:
-    """Say which effects the design cannot tell apart, by name."""
+    """Say which effects the design cannot separate, by name."""
     hidden = [
         f"{factors[number].name} = {_products(factors, pairs)}"
         for number, pairs in confounded(design).items()
@@ -135,12 +135,10 @@ def _aliases(factors: Sequence[Factor], design: Sequence[Levels]) -> list[str]:
     groups = [group for group in alias_groups(design) if len(group) > 1]
     notes = []
     if hidden:
-        notes.append(
-            "effects that the design cannot tell from two-factor interactions: " + "; ".join(hidden)
-        )
+        notes.append("effects aliased with two-factor interactions: " + "; ".join(hidden))
     if groups:
         named = "; ".join(_products(factors, group) for group in groups)
-        notes.append(f"two-factor interactions that the design cannot tell apart: {named}")
+        notes.append(f"two-factor interactions aliased with each other: {named}")
     return notes
 
 
@@ -216,14 +214,14 @@ def _notes(study: Study) -> list[str]:
     counted = per_setting * len(factorial.design)
     notes = [
         "percentage points ± 95 %, for other test classes and other seeds; an effect is the mean "
-        f"of the runs with the change less the mean of those without it ({counted // 2} and "
+        f"of the runs with the change minus the mean of those without it ({counted // 2} and "
         f"{counted // 2} runs); p by Holm over the {len(factorial.factors)} factors; bold: p at "
         f"most {LEVEL:g}",
         f"start: {_ends(study, 'start')} (n {len(factorial.runs[start])}); "
         f"end: {_ends(study, 'end')} (n {len(factorial.runs[end])})",
         _noise(found),
-        "the sum of the effects less the gap does not see two-factor interactions, which cancel "
-        "between the two ends; the middle of the ends less the mean of all sees them",
+        "the sum of the effects minus the gap does not show two-factor interactions, which cancel "
+        "between the two ends; the middle of the ends minus the mean of all shows them",
         *_aliases(factorial.factors, factorial.design),
     ]
     run = factorial.runs[start][0]
@@ -251,7 +249,10 @@ def _noise(found: Effects) -> str:
             f"{100 * found.pure.sd:.2f} by runs that repeat a setting ({found.pure.freedom})"
         )
     if not parts:
-        return "noise between seeds is not known, and not in the intervals: no setting has two runs"
+        return (
+            "the variation between seeds is unknown and not part of the intervals: no setting has "
+            "two runs"
+        )
     lack = "" if found.lack is None else f"; p that both are equal: {_p(found.lack)}"
     return f"standard deviation of R@1 from run to run: {', '.join(parts)}{lack}"
 

@@ -37,8 +37,29 @@ def to_markdown(sheets: Sequence[Sheet]) -> str:
         header = [escape_markdown(name) for name in each.header]
         grid = tabulate(body, header, "github", colalign=align, disable_numparse=True)
         notes = "\n".join(f"- {escape_markdown(note)}" for note in each.lines_below)
-        parts.append(f"### {escape_markdown(each.title)}\n\n{grid}\n\n{notes}\n")
+        folded = _markdown_settings(each.settings)
+        parts.append(f"### {escape_markdown(each.title)}\n\n{grid}\n\n{notes}\n{folded}")
     return "\n".join(parts)
+
+
+_SETTINGS = "<details><summary>Settings per loss</summary>"
+
+
+def _markdown_settings(settings: Sequence[tuple[str, str]]) -> str:
+    """Return the settings of losses as a list that is folded; "" if there are none."""
+    if not settings:
+        return ""
+    lines = [f"- {escape_markdown(f'{name}: {text}')}\n" for name, text in settings]
+    return f"\n{_SETTINGS}\n\n{''.join(lines)}\n</details>\n"
+
+
+def _html_settings(settings: Sequence[tuple[str, str]]) -> str:
+    if not settings:
+        return ""
+    lines = [
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>\n" for name, text in settings
+    ]
+    return f"{_SETTINGS}\n<dl>\n{''.join(lines)}</dl>\n</details>\n"
 
 
 def to_latex(sheets: Sequence[Sheet]) -> str:
@@ -52,6 +73,7 @@ def to_latex(sheets: Sequence[Sheet]) -> str:
         align = "".join("l" if n in each.texts else "r" for n in range(len(each.header)))
         lines = [
             *("% " + " ".join(text.split()) for text in (each.title, *each.lines_below)),
+            *("% " + " ".join(f"{name}: {text}".split()) for name, text in each.settings),
             rf"\begin{{tabular}}{{{align}}}",
             r"\toprule",
             " & ".join(map(escape_latex, each.header)) + r" \\",
@@ -77,6 +99,7 @@ def to_html(sheets: Sequence[Sheet]) -> str:
         parts.append(
             f"<table>\n<caption>{html.escape(each.title)}</caption>\n<thead><tr>{header}</tr>"
             f"</thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n<ul>\n{notes}\n</ul>\n"
+            f"{_html_settings(each.settings)}"
         )
     return "\n".join(parts)
 
@@ -103,9 +126,10 @@ def to_csv(comparisons: Sequence[Comparison], _width: float | None = None) -> st
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*facts, *numbers, "notes", "holds for", "stamp"])
     for c in comparisons:
+        chosen = [f"{name}: {text}" for name, text in c.settings.items()]
         for row in c.rows:
             values = [value for metric in metrics for value in _csv_values(row, metric)]
-            texts = [" | ".join(row.notes), str(c.scope), " | ".join((*c.notes, *c.stamp))]
+            texts = [" | ".join(row.notes), str(c.scope), " | ".join((*c.notes, *c.stamp, *chosen))]
             cells = [c.title, c.recipe_id, row.label, row.baseline, row.runs, row.diverged]
             cells += [*values, *texts]
             writer.writerow([escape_csv(v) if isinstance(v, str) else v for v in cells])
@@ -136,6 +160,7 @@ def _plain(comparison: Comparison, width: float | None) -> dict[str, object]:
         "noisy": {name: list(metrics) for name, metrics in comparison.noisy.items()},
         "notes": list(comparison.notes),
         "stamp": list(comparison.stamp),
+        "settings": comparison.settings,
     }
 
 

@@ -18,15 +18,15 @@ from mlbench.tables.sheet import Line, Sheet
 if TYPE_CHECKING:
     from mlbench.comparison.ladder import Gain, Rung, RungResult
 
-_BEHIND = f"behind in {METRIC}"
+_GAP = f"gap to best, {METRIC}"
 
 
 def sheet(comparison: Comparison, width: float | None = None) -> Sheet:
-    """Lay out a comparison: percent, marked where a row is not told apart from the best.
+    """Lay out a comparison in percent; values not significantly different from the best are marked.
 
     Args:
         comparison: to be shown.
-        width: in percent points, of differences that do not matter; None shows no column of it.
+        width: largest difference that does not matter, in percentage points; None adds no column.
     """
     shown = [metric for metric in comparison.metrics if metric != "R-Precision"]
     footnotes = list(dict.fromkeys(note for row in comparison.rows for note in row.notes))
@@ -38,16 +38,17 @@ def sheet(comparison: Comparison, width: float | None = None) -> Sheet:
     practice = () if width is None else ("practically",)
     return Sheet(
         title=comparison.title,
-        header=(", ".join([*comparison.named_by, "loss"]), *shown, _BEHIND, *practice, "n"),
+        header=(", ".join([*comparison.named_by, "loss"]), *shown, _GAP, *practice, "n"),
         lines=tuple(lines),
         legend=_legend(comparison),
         notes=(
             *(f"[{number}] {note}" for number, note in enumerate(footnotes, 1)),
-            *(f"differs from the first: {text}" for text in comparison.differences),
+            *(f"difference from the first table: {text}" for text in comparison.differences),
             *_explained(comparison, shown, width),
             *comparison.notes,
             *comparison.stamp,
         ),
+        settings=tuple(comparison.settings.items()),
         advice=advise(comparison),
     )
 
@@ -64,39 +65,44 @@ def _legend(comparison: Comparison) -> str:
     """Say what a mark means; "" if no row is marked in any metric."""
     if not any(row.marked for row in comparison.rows):
         return ""
-    return f"not told apart from the best, for {comparison.scope}"
+    return (
+        f"not significantly different from the best, for {comparison.scope}; this does not show "
+        "that they are equal"
+    )
 
 
 def _explained(comparison: Comparison, shown: Sequence[str], width: float | None) -> list[str]:
     """Say what the figures are, and what their intervals hold for, a line each."""
-    lines = ["percent" + _over_what(comparison)]
+    lines = ["values in percent" + _over_what(comparison)]
     if any(row.behind for row in comparison.rows):
         lines.append(
-            f"{_BEHIND}: distance to the best {'row' if comparison.varied else 'trained loss'} and "
-            f"its 95 % interval, all of which hold at once, for {comparison.scope}"
+            f"{_GAP}: points below the best {'row' if comparison.varied else 'trained loss'} (95 % "
+            f"interval); all these intervals hold at once, for {comparison.scope}"
         )
     if comparison.varied and any(row.loss == "features" for row in comparison.rows):
-        lines.append("features are as long as the backbone gives them, other rows as head.dim says")
+        lines.append(
+            "rows of features have the dimension of the backbone, other rows that of head.dim"
+        )
     if comparison.scope is Scope.CLASSES:
         lines.append(
-            "one seed: the noise between seeds is not in these intervals and cannot be known, so "
+            "one seed: the variation between seeds is unknown and not part of these intervals, so "
             "no loss is marked"
         )
     lines += [
-        f"{metric}: for {scope} alone, so nothing is marked in it"
+        f"{metric}: compared for {scope} only, so no value is marked"
         for metric, scope in comparison.scopes.items()
         if metric in shown and comparison.scope.judged and scope is not comparison.scope
     ]
     lines += [
-        f"{name} varies more from seed to seed than the other losses in {first_few(noisy)}, so "
+        f"{name} varies more between seeds than the other losses in {first_few(noisy)}, so "
         "its own variance is used there"
         for name, metrics in comparison.noisy.items()
         if (noisy := [metric for metric in metrics if metric in shown])
     ]
     if width is not None:
         lines.append(
-            f"practically: equal if at most {width:g} points behind the best by the whole "
-            "interval, behind if by more, else open"
+            f"practically: equal if the whole interval of the gap is at most {width:g} points, "
+            "behind if all of it is more, else open"
         )
     return lines
 
@@ -176,12 +182,12 @@ def reference_sheet(comparison: Comparison) -> Sheet | None:
         header=("method", "dim", "backbone", *metrics, "R@1: ours - published"),
         lines=tuple(lines),
         notes=(
-            "† quoted by another public table that was read; ? recalled, not yet checked; "
-            "no mark: read first-hand",
+            "†: quoted in another public table, which we read; ?: from memory, not yet checked; "
+            "no mark: read in the publication",
             f"ours: {comparison.recipe.backbone.name}, recipe {comparison.recipe_id}, "
             f"epoch: {comparison.recipe.selection.rule}; "
-            "theirs: their own backbone and recipe, some with the epoch chosen on test classes. "
-            "A difference is of recipe and loss together",
+            "published: other backbones and recipes, some with the epoch selected on the test "
+            "classes. A difference is due to recipe and loss together",
             *dict.fromkeys(f"{row.method} ({row.dim}): {row.source}" for row in rows),
         ),
         texts=(0, 2),
@@ -189,7 +195,7 @@ def reference_sheet(comparison: Comparison) -> Sheet | None:
 
 
 def ladder_sheet(results: Sequence[RungResult], title: str) -> Sheet:
-    """Lay out a ladder: factor, what changed, R@1, gain; what could not run says why."""
+    """Lay out a cumulative ablation: factor, what changed, R@1, gain; or why a step was not run."""
     lines, notes = [], []
     for result in results:
         factor = result.rung.factor or "start"
@@ -201,13 +207,13 @@ def ladder_sheet(results: Sequence[RungResult], title: str) -> Sheet:
     notes += not_run({r.rung.factor or "start": r.problem for r in results if r.problem})
     notes.append("R@1 in percent ± 95 % t-interval over seeds")
     scopes = dict.fromkeys(r.gain.scope for r in results if r.gain and r.gain.half_width)
-    notes += [f"gain ± 95 % interval of each, for {' or '.join(scopes)}"] if scopes else []
+    notes += [f"gain ± 95 % interval of each step, for {' or '.join(scopes)}"] if scopes else []
     header = ("factor", "change", "R@1", "gain", "n")
     return Sheet(title, header, tuple(lines), tuple(notes), texts=(0, 1))
 
 
 def rungs_sheet(rungs: Sequence[Rung], title: str, cost: Sequence[str]) -> Sheet:
-    """Lay out a ladder before it is run: what each step changes, and what all take, in ``cost``."""
+    """Lay out a cumulative ablation before it is run: changes of each step, and ``cost``."""
     lines = []
     for rung in rungs:
         changes = "; ".join(f"{k} {a} -> {b}" for k, (a, b) in rung.changes.items())

@@ -27,7 +27,7 @@ class Question:
     Attributes:
         what: the records are of that the variances come from.
         found: the variances.
-        gap: in R@1 that is to be told apart, as a fraction.
+        gap: in R@1 that is to be detected, as a fraction.
         rows: losses that will be compared.
         classes: to test on.
     """
@@ -49,16 +49,16 @@ class Question:
 
 
 def planning_sheet(asked: Question) -> Sheet:
-    """Lay out which gaps are found with how many seeds; the answer stands below the table."""
+    """Lay out which gaps are detected with how many seeds; the answer is below the table."""
     pairs = asked.rows * (asked.rows - 1) // 2
     correction = f", with Bonferroni's correction for {pairs} pairs" if pairs > 1 else ""
     return Sheet(
         title=f"{asked.rows} losses on {asked.classes} test classes",
-        header=("seeds of each loss", "gap in R@1 found", "half-width of its interval"),
+        header=("seeds per loss", "detectable gap, R@1", "half-width of its interval"),
         lines=tuple(_line(asked, seeds) for seeds in _SEEDS),
         notes=(
-            f"percent points; gap found: told apart in {100 * POWER:.0f} % of studies, for other "
-            f"classes and seeds{correction}",
+            f"percentage points; a detectable gap is significant in {100 * POWER:.0f} % of "
+            f"studies, for other classes and seeds{correction}",
             f"variances of {asked.what}: the median over all pairs of losses; similar losses "
             "differ less, others more",
         ),
@@ -78,19 +78,19 @@ def _line(asked: Question, seeds: float) -> Line:
 
 
 def answer(asked: Question) -> str:
-    """Say in a sentence how many seeds, or else classes, tell the gap apart."""
+    """Say in a sentence how many seeds, or else classes, detect the gap."""
     size = f"{100 * asked.gap:g}"
-    points = f"{size} percent point{'' if size == '1' else 's'}"
+    points = f"{size} percentage point{'' if size == '1' else 's'}"
     if asked.seeds is not None:
         return (
-            f"A gap of {points} takes {asked.seeds} seeds of each loss on {asked.classes} "
-            "test classes."
+            f"Detecting a gap of {points} on {asked.classes} test classes takes {asked.seeds} "
+            "seeds per loss."
         )
     limit = detectable_gap(asked.found, Design(asked.rows, math.inf, asked.classes))
-    least = "" if limit is None else f": the least that any number tells apart is {100 * limit:.2f}"
+    least = "" if limit is None else f"; the smallest detectable gap is {100 * limit:.2f}"
     return (
-        f"No number of seeds tells a gap of {points} apart on {asked.classes} test "
-        f"classes{least}. It takes other test classes{_other_classes(asked)}."
+        f"No number of seeds detects a gap of {points} on {asked.classes} test "
+        f"classes{least}. It takes more test classes{_other_classes(asked)}."
     )
 
 

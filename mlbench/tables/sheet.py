@@ -22,7 +22,8 @@ class Sheet:
         title: of the table.
         header: of its columns, the first one the loss.
         lines: of its body.
-        notes: footnotes, then the stamp.
+        notes: footnotes, then the provenance.
+        settings: of each loss: its name, and what it chose itself.
         legend: what bold, or a star where there is no bold, means; "" if there is none.
         advice: what to make of it, in a sentence, for the formats read on the spot; may be "".
         texts: numbers of the columns that hold text, which begin at the left.
@@ -35,8 +36,9 @@ class Sheet:
     legend: str = ""
     advice: str = ""
     texts: tuple[int, ...] = (0,)
+    settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def lines_below(self) -> tuple[str, ...]:
-        """What stands below the table where bold is bold."""
+        """What is printed below the table where bold is bold."""
         return (*((f"bold: {self.legend}",) if self.legend else ()), *self.notes)

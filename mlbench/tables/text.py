@@ -42,9 +42,22 @@ def to_text(given: Sheet, columns: int, *, styled: bool) -> str:
         *_folded([given.title], columns, italic=styled),
         *_grid(header, rows, columns, given.texts, ruled),
         *_folded(notes, columns, dim=styled),
+        *_settings(given.settings, columns, dim=styled),
         *_folded([given.advice] if given.advice else [], columns),
     ]
     return _joined(lines)
+
+
+def _settings(settings: Sequence[tuple[str, str]], columns: int, **styles: bool) -> Iterator[str]:
+    """Yield the settings of losses, each in a paragraph of its own, names and texts aligned."""
+    room = min(max((width(name) for name, _ in settings), default=0), columns // 3)
+    hanging = " " * min(room + 4, columns // 2)
+    if settings:
+        yield from _folded(["settings per loss"], columns, **styles)
+    for name, text in settings:
+        line = f"  {ljust(printable(name), room)}  {printable(text)}"
+        for part in wrap(line, columns, break_on_hyphens=False, subsequent_indent=hanging):
+            yield click.style(part, **styles) if any(styles.values()) else part
 
 
 def to_list(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int) -> str:

@@ -16,7 +16,7 @@ from mlbench.tables.sheet import Line, Sheet
 
 
 def tuning_sheet(tuned: Sequence[Tuned], plan: Plan, records: Iterable[RunRecord]) -> Sheet:
-    """Lay out what tuning brought: validation and test figures, untuned and chosen, in percent.
+    """Lay out what tuning brought: validation and test scores, default and chosen, in percent.
 
     Args:
         tuned: of all losses.
@@ -32,7 +32,7 @@ def tuning_sheet(tuned: Sequence[Tuned], plan: Plan, records: Iterable[RunRecord
         header=(
             "loss",
             "trials",
-            "chosen parameters",
+            "chosen hyperparameters",
             "validation MAP@R: default",
             "chosen",
             "test MAP@R: default",
@@ -66,7 +66,7 @@ def _line(tuned: Tuned, plan: Plan, finished: Mapping[LossSpec, Sequence[RunReco
 
 
 def _values(tuned: Tuned, plan: Plan) -> dict[str, ParamValue]:
-    """Return the chosen value of each parameter that was searched, by name."""
+    """Return the chosen value of each hyperparameter that was searched, by name."""
     loss = tuned.chosen.loss
     values = {**RunSpec(plan.recipe, loss, TRIAL_SEED).trained.flat(), **loss.arguments}
     return {each.name: values[each.name] for each in tuned.searched}
@@ -82,14 +82,15 @@ def _notes(tuned: Sequence[Tuned], plan: Plan) -> tuple[str, ...]:
     judged = "the data set's own validation images"
     return (
         f"each trial: {judged if folds == 1 else f'{folds} folds of the training classes'}, "
-        f"{recipe.schedule.epochs} epochs, seed {TRIAL_SEED}; a loss's first trial is its default",
+        f"{recipe.schedule.epochs} epochs, seed {TRIAL_SEED}; the first trial of a loss uses "
+        "its defaults",
         *_budgets(tuned),
         *(_searched(each) for each in tuned),
         _at_bounds(tuned, plan),
-        "chosen by validation MAP@R alone, test classes had no part in it; then trained on all "
+        "chosen by validation MAP@R alone, without the test classes; then trained on all "
         f"training classes, {plan.seeds} seed(s), ± 95 % t-interval over seeds",
-        "validation MAP@R is the best of all trials, over fewer classes than the test's: both "
-        "raise it, so the gap is not of overfitting alone",
+        "validation MAP@R is the best of all trials, and over fewer classes than in the test: both "
+        "raise it, so the gap is not due to overfitting alone",
         f"optuna {importlib.metadata.version('optuna')}, TPE",
     )
 
@@ -129,8 +130,8 @@ def _at_bounds(tuned: Sequence[Tuned], plan: Plan) -> str:
         ]
     rule = "in the outer 5 % of its search range"
     if not found:
-        return f"no chosen value lies {rule}"
+        return f"no chosen value is {rule}"
     return (
-        f"chosen values that lie at a bound ({rule}), so that a wider range may give better "
-        f"ones: {'; '.join(found)}"
+        f"chosen values at a bound ({rule}), where a wider range may give better ones: "
+        f"{'; '.join(found)}"
     )

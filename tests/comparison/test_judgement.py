@@ -122,7 +122,7 @@ def test_one_seed_marks_nothing_and_shows_the_part_of_the_classes() -> None:
 def test_a_row_of_one_seed_among_others_says_whose_noise_it_has() -> None:
     comparison = compared(runs("triplet", SOFTTRIPLE), runs("npairs", NPAIRS[:1]))
     assert comparison.scope is Scope.CLASSES_AND_SEEDS
-    assert "taken from the other rows" in row_of(comparison, "npairs").notes[0]
+    assert "estimated from the other rows" in row_of(comparison, "npairs").notes[0]
     assert row_of(comparison, "triplet").notes == ()
 
 

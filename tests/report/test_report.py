@@ -344,7 +344,7 @@ def test_old_records_say_what_they_lack(study: Study, tmp_path: Path) -> None:
         np.savez_compressed(target.with_suffix(".npz"), **kept)
     write_report(tmp_path / "old", tmp_path / "old.html", study.photos.parent)
     notes = [e.text for e in parsed((tmp_path / "old.html").read_text()).all("p")]
-    assert any("hold no neighbours" in note for note in notes)
+    assert any("contain no neighbours" in note for note in notes)
     assert any("mlbench run --keep-model" in note for note in notes)
     assert "The 10 worst classes" not in notes
 

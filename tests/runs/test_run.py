@@ -203,7 +203,7 @@ def test_selecting_on_test_classes_is_possible_and_marked(photos: Path, tmp_path
     scores = [row.score for row in record.curve if row.score is not None]
     assert record.metrics["R@1"] == max(scores)
     (comparison,) = compare(store.read_results(tmp_path).records)
-    assert "epoch chosen on test classes" in comparison.rows[0].notes[0]
+    assert "epoch selected on the test classes" in comparison.rows[0].notes[0]
 
 
 def test_folds_need_enough_classes(photos: Path) -> None:

@@ -100,4 +100,4 @@ def test_a_saturated_design_names_what_hides_in_its_effects() -> None:
     plans = [make_plan(Request(recipe=r, losses=("softtriple",))) for r in ("blog-code", "paper")]
     sheet = design_sheet(factorial_design(plans[0], plans[1], 8), "title")
     assert len(sheet.lines) == 9  # the start is none of the eight
-    assert any(note.startswith("effects that the design cannot tell from") for note in sheet.notes)
+    assert any(note.startswith("effects aliased with") for note in sheet.notes)

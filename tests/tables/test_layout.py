@@ -84,7 +84,7 @@ def test_a_repeated_run_is_no_second_seed_and_is_noted() -> None:
     assert [row.runs for row in comparison.rows] == [1, 3, 3]
     assert comparison.rows[2].estimates["R@1"].mean == pytest.approx(0.62)
     assert [row.notes for row in comparison.rows[:2]] == [(), ()]
-    assert "2 repeated run(s) left out" in comparison.rows[2].notes[0]
+    assert "2 repeated run(s) skipped" in comparison.rows[2].notes[0]
 
 
 def test_hardware_is_kept_apart_in_rows() -> None:
@@ -176,7 +176,7 @@ def test_what_is_practically_equal_is_said_where_it_is_asked_for() -> None:
     assert printed.header[-2:] == ("practically", "n")
     assert [line.cells[-2] for line in printed.lines] == ["-", "equal", "equal"]
     assert [line.cells[-2] for line in sheet(comparison, 1.0).lines] == ["-", "behind", "equal"]
-    assert any("at most 1 points behind" in note for note in sheet(comparison, 1.0).notes)
+    assert any("is at most 1 points" in note for note in sheet(comparison, 1.0).notes)
     (plain,) = json.loads(render([comparison], "json", width=1.0))
     metrics = [row["metrics"]["R@1"] for row in plain["rows"]]
     assert [each["practically"] for each in metrics] == [None, "behind", "equal"]
@@ -218,7 +218,7 @@ def saved(folder: Path, hit_rates: dict[str, float]) -> list[Comparison]:
     return compare(store.read_results(folder).records)
 
 
-def test_losses_that_cannot_be_told_apart_share_the_bold(tmp_path: Path) -> None:
+def test_losses_that_do_not_differ_significantly_share_the_bold(tmp_path: Path) -> None:
     (comparison,) = saved(tmp_path, {"softtriple": 0.6, "npairs": 0.6, "triplet": 0.2})
     marked = {row.label: "R@1" in row.marked for row in comparison.rows}
     assert marked == {"softtriple": True, "npairs": True, "triplet": False}
@@ -226,10 +226,12 @@ def test_losses_that_cannot_be_told_apart_share_the_bold(tmp_path: Path) -> None
     assert behind.gap == pytest.approx(0.4, abs=0.05)
     assert behind.low > 0
     text = render([comparison], "text")
-    assert "*: not told apart from the best, for other classes and seeds" in text
+    assert "*: not significantly different from the best, for other classes and seeds" in text
     markdown = render([comparison], "markdown")
     assert markdown.count("**") >= 4
-    assert "bold: not told apart from the best, for other classes and seeds" in markdown
+    assert (
+        "bold: not significantly different from the best, for other classes and seeds" in markdown
+    )
 
 
 def test_the_narrower_statement_is_named_as_such(tmp_path: Path) -> None:
@@ -237,10 +239,34 @@ def test_the_narrower_statement_is_named_as_such(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["table", str(tmp_path), "--for", "these-classes"])
     assert result.exit_code == 0
     text = " ".join(result.stdout.split())
-    assert "not told apart from the best, for other seeds on these test classes" in text
+    assert (
+        "not significantly different from the best, for other seeds on these test classes" in text
+    )
     assert "other classes" not in text
     wider = " ".join(CliRunner().invoke(main, ["table", str(tmp_path)]).stdout.split())
-    assert "NMI: for other seeds on these test classes alone, so nothing is marked" in wider
+    assert (
+        "NMI: compared for other seeds on these test classes only, so no value is marked" in wider
+    )
+
+
+def test_the_settings_of_each_loss_have_a_line_and_are_folded_where_a_format_can() -> None:
+    comparisons = compared(records())
+    given = dict(sheet(comparisons[0]).settings)
+    assert list(given) == ["npairs", "softtriple"]
+    assert given["npairs"] == "2 images per class; unnormalised embeddings; l2_reg 0.005"
+    text = render(comparisons, "text").splitlines()
+    start = text.index("settings per loss")
+    assert text[start + 1] == f"  npairs      {given['npairs']}"
+    assert text[start + 2].startswith("  softtriple  random batches; L2-normalised embeddings; ")
+    assert text[start + 3].startswith(" " * 14)
+    folded = "<details><summary>Settings per loss</summary>"
+    assert f"- npairs: {given['npairs']}".replace("_", r"\_") in render(comparisons, "markdown")
+    assert f"<dt>npairs</dt><dd>{given['npairs']}</dd>" in render(comparisons, "html")
+    assert all(folded in render(comparisons, name) for name in ("markdown", "html"))
+    assert f"% npairs: {given['npairs']}\n" in render(comparisons, "latex")
+    (row, *_) = csv.DictReader(io.StringIO(render(comparisons, "csv")))
+    assert f"npairs: {given['npairs']}" in row["stamp"]
+    assert json.loads(render(comparisons, "json"))[0]["settings"] == given
 
 
 def test_formats_say_the_same() -> None:

@@ -29,11 +29,11 @@ def test_the_answers_for_cub() -> None:
         f"{100 * limit:.2f}",
     )
     assert answer(question(0.02)) == (
-        "A gap of 2 percent points takes 3 seeds of each loss on 100 test classes."
+        "Detecting a gap of 2 percentage points on 100 test classes takes 3 seeds per loss."
     )
     told = answer(question(0.005))
-    assert told.startswith("No number of seeds tells a gap of 0.5 percent points apart on 100 test")
-    assert f"tells apart is {100 * limit:.2f}" in told
+    assert told.startswith("No number of seeds detects a gap of 0.5 percentage points on 100 test")
+    assert f"smallest detectable gap is {100 * limit:.2f}" in told
     few, many = question(0.005).classes_with(3), question(0.005).classes_with(10)
     assert few is not None
     assert many is not None
