@@ -149,28 +149,16 @@ def is_copied(runs: Sequence[RunRecord]) -> bool:
     """Tell whether runs are one result copied, as those of ``features`` are whatever the seed.
 
     One run is, if no seed enters it: untrained features of weights that were there before. What was
-    tested on several splits of the classes is not, however alike it is.
+    tested on several splits of the classes is not, however alike it is. Nor are trained runs, which
+    may agree on a test set that is too easy.
     """
-    if len(set(map(split_of, runs))) > 1:
+    if runs[0].loss not in _WITHOUT_SEED or len(set(map(split_of, runs))) > 1:
         return False
     if len(runs) == 1:
-        return runs[0].loss in _WITHOUT_SEED and runs[0].weights_id != "none"
-    figures = ({**run.metrics, _OF_CHANCE: 0} for run in runs[1:])
-    first = {**runs[0].metrics, _OF_CHANCE: 0}
-    return all(each == first for each in figures) and _same_totals(runs)
-
-
-def _same_totals(runs: Sequence[RunRecord]) -> bool:
-    import numpy as np
-
-    first, *others = [run.totals for run in runs]
-    if first is None:
-        return True
-    return all(
-        other is not None
-        and all(np.array_equal(first.sums[name], other.sums[name]) for name in first.sums)
-        for other in others
-    )
+        return runs[0].weights_id != "none"
+    first, *others = [{**run.metrics, _OF_CHANCE: 0} for run in runs]
+    packed = {None if run.class_totals is None else run.class_totals.packed for run in runs}
+    return all(each == first for each in others) and len(packed) == 1
 
 
 class _Evidence:

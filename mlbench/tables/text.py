@@ -61,9 +61,9 @@ def _settings(settings: Sequence[tuple[str, str]], columns: int, **styles: bool)
 
 
 def to_list(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int) -> str:
-    """Lay out rows of texts in the same way."""
+    """Lay out rows of texts in the same way; the first column, of names, is never cut."""
     plain, *cells = [[printable(text) for text in row] for row in (header, *rows)]
-    return _joined(_grid(plain, cells, columns, range(len(header))))
+    return _joined(_grid(plain, cells, columns, range(len(header)), names=(0,)))
 
 
 def _joined(lines: Iterable[str]) -> str:
@@ -86,9 +86,14 @@ def _grid(
     columns: int,
     texts: Sequence[int],
     ruled: Sequence[int] = (),
+    names: Sequence[int] = (),
 ) -> Iterator[str]:
-    """Yield the lines of a table, with a rule below its header and the rows ``ruled``."""
-    widths = _widths(header, rows, columns - len(_GAP) * (len(header) - 1), texts)
+    """Yield the lines of a table, with a rule below its header and the rows ``ruled``.
+
+    Words of the columns ``names`` are never cut.
+    """
+    room = columns - len(_GAP) * (len(header) - 1)
+    widths = _widths(header, rows, room, [n for n in texts if n not in names])
     if widths is None:
         for first, *rest in rows:
             yield first

@@ -134,9 +134,11 @@ def test_copies_are_one_run_without_noise_of_seeds_and_keep_their_classes() -> N
     assert len(row.files) == 3
     assert {each.half_width for each in row.estimates.values()} == {None}
     assert sheet(comparison).lines[0].cells[-1] == "1"
-    trained = [runs("triplet", SOFTTRIPLE), runs("npairs", [NPAIRS[0]] * 3)]
+    trained = [runs("triplet", SOFTTRIPLE), copies]
+    alike = compared(runs("npairs", [NPAIRS[0]] * 3), runs("triplet", SOFTTRIPLE))
+    assert row_of(alike, "npairs").runs == 3  # trained, so three runs that happen to agree
     single = judge({"a": trained[0], "b": trained[1]}, ["R@1"])["R@1"]
-    once = judge({"a": trained[0], "b": trained[1][:1]}, ["R@1"])["R@1"]
+    once = judge({"a": trained[0], "b": runs("npairs", NPAIRS[:1])}, ["R@1"])["R@1"]
     assert single.half_widths["b"] is None
     assert single.differences is not None
     assert once.differences is not None

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from helpers.command import said
 from helpers.settings import QUICK
 from PIL import Image
 
@@ -92,7 +93,7 @@ def damaged(photos: Path) -> Path:
 def test_every_bad_image_is_named_at_once(damaged: Path, tmp_path: Path, cache: Path) -> None:
     result = run(damaged, tmp_path / "out")
     assert result.exit_code == 2
-    (line,) = result.stderr.strip().splitlines()
+    (line,) = said(result)
     (listed,) = (cache / "bad-images").iterdir()
     assert line.startswith("Error: 7 bad images: cannot read image")
     assert line.endswith(

@@ -221,7 +221,7 @@ class TestSpecialFiles:
     def test_the_cache(self, tmp_path: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path / "cache"))
         saved(tmp_path / "out")
-        place = summary._place(tmp_path / "out")
+        place = summary._place(tmp_path / "out", summary._Asked("other-classes", ()))
         assert place is not None
         plant(place)
         assert len(summary.summarise(tmp_path / "out").comparisons) == 1

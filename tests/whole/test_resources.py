@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from helpers.command import said
 from helpers.disks import disk_of
 from helpers.runs import RUNS, record
 from helpers.settings import QUICK
@@ -62,7 +63,7 @@ def run(photos: Path, out: Path) -> Result:
 def refusal(result: Result) -> str:
     """Return the one line of a refusal."""
     assert result.exit_code == 2, result.output
-    (line,) = result.stderr.strip().splitlines()
+    (line,) = said(result)
     return line
 
 
