@@ -31,7 +31,10 @@ _DRAWS = 100_000
 def totals_of(
     folder: str | os.PathLike[str], dataset: str | None = None, metric: str = METRIC
 ) -> dict[str, ClassTotals]:
-    """Return the totals by test class of every row of a results folder's table, by its name there.
+    """Return the totals by test class of the rows of a results folder's table, by their names there.
+
+    Baselines are among them only where no seed enters them (``features``, ``pca``), so that the
+    noise between seeds is that of trained rows, as in tables.
 
     Args:
         folder: with records, or a pack.
@@ -46,7 +49,7 @@ def totals_of(
     tables = [table for table in compare(records) if dataset in (None, table.dataset)]
     if len(tables) != 1:
         raise MlbenchError(f"{len(tables)} tables in '{folder}', where one is expected")
-    rows = [row for row in tables[0].rows if row.files]
+    rows = [row for row in tables[0].rows if row.files and (row.copied or not row.baseline)]
     found = {str(path): record for path, record in records.items()}
     return {row.label: class_totals([found[name] for name in row.files], metric) for row in rows}
 
@@ -78,13 +81,13 @@ def _ways(parts: Components, factors: Figures) -> tuple[tuple[Figures, Figures],
     import numpy as np
 
     noise, squares = parts.noise, factors**2 * parts.share_of_run
-    pooled = squares * ~noise.own
-    groups = [pooled] if pooled.any() else []
-    groups += [squares * (np.arange(len(squares)) == n) for n in np.flatnonzero(noise.own)]
-    freedom = [np.array([noise.freedom[group > 0].max(initial=1)]) for group in groups]
-    terms = [(np.array([group @ noise.seeds]), f) for group, f in zip(groups, freedom, strict=True)]
+    groups = [~noise.own, *(np.arange(len(squares)) == n for n in np.flatnonzero(noise.own))]
+    terms = [
+        (np.array([squares[g] @ noise.seeds[g]]), np.array([noise.freedom[g].max(initial=1)]))
+        for g in groups
+    ]
     seeds = np.sum([variance for variance, _ in terms], axis=0)
-    of_seeds = seeds, (terms[0][1] if len(terms) == 1 else satterthwaite(seeds, terms))
+    of_seeds = seeds, satterthwaite(seeds, terms)
     of_classes = np.array([factors @ parts.class_products @ factors])
     classes = of_classes, np.array([parts.class_freedom])
     both = np.array([squares @ noise.both]), of_seeds[1] * parts.class_freedom

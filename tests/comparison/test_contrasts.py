@@ -29,6 +29,9 @@ def drawn(seed: int = 1, noisy: float = 1.0) -> dict[str, ClassTotals]:
 @pytest.mark.parametrize("noisy", [1.0, 30.0])
 def test_a_contrast_of_two_rows_is_their_pair(noisy: float) -> None:
     rows = drawn(noisy=noisy)
+    for name, other in (("e", "a"), ("f", "b")):
+        copied = np.asarray(rows[other].totals)[[0, 0]]
+        rows[name] = ClassTotals(copied, rows[other].queries)
     parts = components(rows)
     assert parts.noise.own.any() == (noisy > 1)
     pairs = all_pairs(parts)
@@ -67,7 +70,9 @@ def test_the_orders_of_some_rows_share_all_chance() -> None:
 
 def test_rows_have_the_names_of_the_table_and_the_means_of_the_records() -> None:
     rows = totals_of(STUDY / "modes", "glyphs")
-    assert {"features", "softmax_norm", "softtriple (centers_per_class=5)"} <= set(rows)
+    centers = [f"softtriple (centers_per_class={k})" for k in (1, 2, 5)]
+    assert list(rows) == ["softmax_norm", "softtriple", *centers]
+    assert {"features", "pca"} <= set(totals_of(STUDY / "centers-50"))
     row = rows["softtriple"]
     assert np.shape(row.totals) == (5, 162)
     assert np.sum(row.totals) / np.sum(row.queries) / 5 == pytest.approx(0.883, abs=5e-4)
