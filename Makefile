@@ -38,7 +38,7 @@ check: $(STAMP)  ## lint, format, layers, types and workflows
 docs: $(STAMP)  ## build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-tables: $(STAMP)  ## print the tables and draw the figures of results/README.md (and docs/) anew
+tables: $(STAMP)  ## print the tables and draw the figures of results/ and docs/ anew
 	$(BIN)/python tools/documents.py
 
 dist: $(STAMP)  ## build the wheel and the source archive into dist/

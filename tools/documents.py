@@ -32,8 +32,9 @@ from mlbench.cli import main
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 API = DOCS / "api.md"
-RESULTS = ROOT / "results" / "README.md"
-COMMANDED = (ROOT / "README.md", *sorted(DOCS.glob("*.md")), RESULTS)
+RESULTS = ROOT / "results"
+STUDIES = tuple(sorted(RESULTS.glob("study/*/README.md")))
+COMMANDED = (ROOT / "README.md", *sorted(DOCS.glob("*.md")), RESULTS / "README.md", *STUDIES)
 ROOMS = tuple(sorted((ROOT / "mlbench").rglob("README.md")))
 LINKED = (*COMMANDED, ROOT / "CONTRIBUTING.md", *ROOMS)
 WIDTH = 120
@@ -45,7 +46,7 @@ _PRINTED = re.compile(r"(<!-- printed by: (mlbench .*?) -->\n```\n)(.*?)(^```$)"
 _TABLES = re.compile(
     r"(<!-- printed by: (mlbench .*? --format markdown.*?) -->\n)(.*?)(<!-- end -->)", re.S
 )
-_FIGURE = re.compile(r"\]\(figures/([\w-]+)/([\w-]+)\.svg\)")
+_FIGURE = re.compile(r"\]\([\w./]*figures/([\w-]+)/([\w-]+)\.svg\)")
 _ANSWERED = re.compile(r"(^```python\n([^`]*)^```\n\n```\n)(.*?)(^```$)", re.M | re.S)
 
 
@@ -259,15 +260,21 @@ def _item(line: str) -> str:
     return f"  {line.strip()}" if line.startswith("        ") else line.removeprefix("    ")
 
 
+def shown_figures() -> set[tuple[str, str]]:
+    """Return the study and the name of every figure of ``results/figures`` that a page shows."""
+    texts = (document.read_text(encoding="utf-8") for document in COMMANDED)
+    return {found for text in texts for found in _FIGURE.findall(text)}
+
+
 def draw_figures() -> None:
-    """Draw the figures that ``results/README.md`` shows, each one of the report of its study."""
-    shown = _FIGURE.findall(RESULTS.read_text(encoding="utf-8"))
+    """Draw the figures that pages show, each one of the report of its study."""
+    shown = shown_figures()
+    shutil.rmtree(RESULTS / "figures", ignore_errors=True)
     for study in sorted({study for study, _ in shown}):
         with tempfile.TemporaryDirectory() as folder:
             page = f"{folder}/page.html"
             output(["report", f"results/study/{study}", "-o", page, "--figures", folder])
-            place = RESULTS.parent / "figures" / study
-            shutil.rmtree(place, ignore_errors=True)
+            place = RESULTS / "figures" / study
             place.mkdir(parents=True)
             for name in (name for of, name in shown if of == study):
                 shutil.copy(Path(folder, f"{name}.svg"), place)

@@ -31,7 +31,7 @@ _DRAWS = 100_000
 def totals_of(
     folder: str | os.PathLike[str], dataset: str | None = None, metric: str = METRIC
 ) -> dict[str, ClassTotals]:
-    """Return the totals by test class of the rows of a results folder's table, by their names there.
+    """Return the totals by test class of the rows of a folder's table, by their names there.
 
     Baselines are among them only where no seed enters them (``features``, ``pca``), so that the
     noise between seeds is that of trained rows, as in tables.

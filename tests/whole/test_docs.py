@@ -16,6 +16,7 @@ from documents import (
     COMMANDED,
     DOCS,
     LINKED,
+    RESULTS,
     ROOT,
     Block,
     anchors,
@@ -26,6 +27,7 @@ from documents import (
     prose,
     reference,
     sequence,
+    shown_figures,
 )
 from helpers.settings import QUICK
 
@@ -215,6 +217,21 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_the_index_names_every_page() -> None:
     listed = {(DOCS / target).resolve() for target in links(DOCS / "README.md")}
     assert set(DOCS.glob("*.md")) - {DOCS / "README.md"} <= listed
+
+
+def test_the_findings_lead_to_a_page_for_each_study() -> None:
+    findings = RESULTS / "README.md"
+    linked = {(RESULTS / target.partition("#")[0]).parent for target in links(findings)}
+    assert set((RESULTS / "study").iterdir()) <= linked
+
+
+def test_results_hold_the_figures_that_pages_show_and_stay_small() -> None:
+    figures = (RESULTS / "figures").rglob("*")
+    drawn = {(path.parent.name, path.stem) for path in figures if path.is_file()}
+    assert drawn == shown_figures()
+    files = [path for path in RESULTS.rglob("*") if path.is_file()]
+    assert len(files) < 100
+    assert sum(path.stat().st_size for path in files) < 8_000_000
 
 
 def test_the_page_on_architecture_names_every_room() -> None:
