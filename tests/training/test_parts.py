@@ -218,6 +218,8 @@ def test_rates_by_parameter() -> None:
     rates = {id(p): group["lr"] for group in one.optimizer.param_groups for p in group["params"]}
     found = {name: rates[id(p)] for name, p in one.loss.named_parameters()}
     assert found == {"scale": 0.5, "head.weight": 0.25, "head.bias": 0.125}
-    assert entry(lr={"scale": 0.5, "head": 0.25}).needs.endswith("lr scale 0.5, lr head 0.25")
+    assert entry(lr={"scale": 0.5, "head": 0.25}).needs.endswith(
+        "lr 0.5 (scale); loss lr 0.25 (head)"
+    )
     with pytest.raises(MlbenchError, match=r"declares no learning rate .* of 'head.weight'"):
         trainer(entry(lr={"scale": 0.5, "head.bias": 0.1}), recipe())
