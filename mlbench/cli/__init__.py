@@ -26,12 +26,12 @@ from mlbench.system.interrupts import leave
 @click.version_option(__version__, prog_name="mlbench")
 def main() -> None:
     # click's mark for "do not rewrap" is a backspace, so the docstring cannot be raw.
-    """Train metric-learning losses under one checked recipe and compare them.
+    """Train and compare metric-learning losses under identical conditions.
 
     \b
-    mlbench run                          the four losses on the embedded data set
+    mlbench run                          four losses on the built-in data set
     mlbench run --losses softtriple,npairs,triplet
-    mlbench table results/               the comparison, again
+    mlbench table results/               the comparison of saved results
     """  # noqa: D301
 
 

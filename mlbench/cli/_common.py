@@ -94,7 +94,7 @@ recipe_option = click.option(
     "--recipe",
     metavar="NAME|FILE",
     shell_complete=_complete.recipes,
-    help="Shipped recipe or a TOML. [default: default]",
+    help="Shipped recipe or a TOML file. [default: default]",
 )
 
 
@@ -119,34 +119,34 @@ _RUN_OPTIONS = (
         type=click.Path(path_type=Path),
         envvar="MLBENCH_DATA_ROOT",
         show_envvar=True,
-        help="Folder that holds the data set.",
+        help="Folder that contains the data set.",
     ),
     click.option(
         "--backbone",
         metavar="NAME",
         shell_complete=_complete.backbones,
-        help="Backbone, instead of the recipe's; run takes A,B,... and prints one table of all.",
+        help="Backbone that replaces the recipe's; run accepts A,B,... and prints one table.",
     ),
     click.option(
         "--set",
         "settings",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Change a recipe field (schedule.epochs=5) or a loss's parameter (softtriple.tau=0).",
+        help="Set a recipe field (schedule.epochs=5) or a loss's hyperparameter (npairs.l2_reg=0).",
     ),
     click.option("--seeds", type=click.IntRange(1, 1000), help="Number of seeds. [default: 1]"),
     click.option(
         "--folds",
         type=click.IntRange(1),
-        help="Class-disjoint folds of the training classes, each left out of a run; 1 takes the "
-        "data set's own validation images.",
+        help="Number of class-disjoint folds of the training classes; each run trains without one. "
+        "1 uses the data set's own validation images.",
     ),
     click.option(
         "--on-bad-image",
         type=click.Choice(["error", "skip"]),
         default="error",
         show_default=True,
-        help="Stop and name the images that cannot be read, or leave them out.",
+        help="If images cannot be read: report them and stop, or skip them.",
     ),
     click.option(
         "--device",
@@ -157,7 +157,7 @@ _RUN_OPTIONS = (
     click.option(
         "--compile",
         is_flag=True,
-        help="Train with torch.compile, on a GPU with CUDA graphs; takes a minute first.",
+        help="Train with torch.compile, on a GPU with CUDA graphs; compiling takes minutes.",
     ),
     click.option(
         "--out",
@@ -166,7 +166,7 @@ _RUN_OPTIONS = (
         show_default=True,
         help="Folder for the records.",
     ),
-    click.option("-q", "--quiet", is_flag=True, help="Print the table and errors, no progress."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only the table and errors."),
     *EXECUTOR_OPTIONS,
 )
 
@@ -211,7 +211,7 @@ def _columns() -> int:
 
 
 def report_failures(failed: Sequence[Outcome]) -> None:
-    """Name the runs that failed below the table of the others, and exit with code 1 if any did."""
+    """Report failed runs below the table of the others, and exit with code 1 if there are any."""
     from mlbench.runs.outcomes import label
 
     for outcome in failed:
@@ -238,7 +238,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         )
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def write_json(facts: Any) -> None:

@@ -1,4 +1,4 @@
-"""The options that say where runs are made."""
+"""The options that say where runs are executed."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ EXECUTOR_OPTIONS = (
         type=click.Choice(["local", "ray"]),
         default="local",
         show_default=True,
-        help="Make the runs on this machine, or on a Ray cluster (docs/cluster.md).",
+        help="Execute the runs on this machine, or on a Ray cluster (docs/cluster.md).",
     ),
-    click.option("--jobs", type=click.IntRange(1), help="local: runs at a time. [default: 1]"),
-    click.option("--address", help="ray: the cluster. [default: auto]"),
+    click.option(
+        "--jobs", type=click.IntRange(1), help="local: number of parallel runs. [default: 1]"
+    ),
+    click.option("--address", help="ray: address of the cluster. [default: auto]"),
     click.option(
         "--gpus-per-run",
         type=click.FloatRange(0),
-        help="ray: GPUs for each run, also a part of one. [default: 1 if there are any]",
+        help="ray: GPUs per run, may be fractional. [default: 1 if there are any]",
     ),
     click.option(
         "--cpus-per-run",
         type=click.FloatRange(0, min_open=True),
-        help="ray: cores for each run. [default: 1]",
+        help="ray: CPU cores per run. [default: 1]",
     ),
 )
 _GIVEN_TO = {"local": ("jobs",), "ray": ("address", "gpus_per_run", "cpus_per_run")}
@@ -46,7 +48,7 @@ def gathering_executor(command: Callable[..., None]) -> Callable[..., None]:
             if name not in _GIVEN_TO[executor]:
                 owner = "ray" if executor == "local" else "local"
                 flag = "--" + name.replace("_", "-")
-                raise MlbenchError(f"{flag} is of --executor {owner}, not {executor}")
+                raise MlbenchError(f"{flag} requires --executor {owner}")
         command(executor=ExecutorOptions(executor, **given), **rest)
 
     return gathered

@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 @click.option(
     "--statistics",
     is_flag=True,
-    help="Check training, evaluation and statistics instead, by runs whose answer is known: one "
+    help="Test training, evaluation and statistics instead, with runs whose result is known: one "
     "loss under two names, permuted labels, losses made equal. Takes about a minute.",
 )
 @json_option
 def check(losses: tuple[str, ...], statistics: bool, as_json: bool) -> None:
-    """Prove that losses keep the contract; without a name, every registered loss.
+    """Test losses against the loss contract. Without a name, test every registered loss.
 
     Exits with code 1 if a check fails.
     """
     if statistics:
         if losses:
-            raise click.UsageError("--statistics is not of single losses; leave the names out")
+            raise click.UsageError("--statistics does not test single losses; omit their names")
         _check_statistics(as_json=as_json)
     from mlbench.contract import check_loss
     from mlbench.registry import LOSSES
@@ -92,7 +92,7 @@ def _tally(results: Sequence[CheckResult]) -> tuple[str, str, str]:
 @click.argument("loss", shell_complete=_complete.losses)
 @json_option
 def show(loss: str, as_json: bool) -> None:
-    """Print a loss's definition, parameters with defaults, needs and reference."""
+    """Print a loss's definition, hyperparameters with defaults, requirements and reference."""
     from mlbench.registry import LOSSES
 
     entry = LOSSES.get(loss)
@@ -121,13 +121,13 @@ def _search(entry: LossEntry) -> str:
 
 @click.group(name="list")
 def list_() -> None:
-    """List what can be named in a run."""
+    """List losses, recipes, data sets or backbones."""
 
 
 @list_.command()
 @json_option
 def losses(as_json: bool) -> None:
-    """List losses: name, year, paper, needs, source."""
+    """List losses: name, year, paper, requirements, source."""
     from mlbench.registry import LOSSES
 
     rows = [(_typed(e), e.year, e.paper or e.summary, e.needs, e.source) for e in LOSSES.entries()]

@@ -23,21 +23,22 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     envvar="MLBENCH_DATA_ROOT",
     show_envvar=True,
-    help="Folder that holds the data set.",
+    help="Folder that contains the data set.",
 )
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="The weights file, if the record's recipe names one.",
+    help="Weights file, if the record's recipe names one.",
 )
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
 def verify(record: Path, data_root: Path | None, weights: Path | None, device: str) -> None:
-    """Make the run of RECORD again, training included, and compare. Nothing is written.
+    """Repeat the run of RECORD, including training, and compare the results bit for bit.
 
-    Exits with code 0 if data, loss and every result are identical (times are no results, and
-    versions and hardware are shown but not judged), 1 if not, 2 if the run cannot be made here.
+    Writes nothing. Exits with code 0 if data, loss and every result are identical, 1 if not, 2 if
+    the run cannot be repeated here. Times are not compared; versions and hardware are shown only.
+    Expect identical results on a CPU, with the same hardware, versions and number of threads.
     """
     from mlbench.records import store
 
@@ -60,20 +61,20 @@ def _print_verification(done: Verification) -> None:
     elif done.made:
         click.echo("different")
     else:
-        click.echo("different: not of the same data, weights, loss and protocol, so not made again")
+        click.echo("different data, weights, loss or protocol; the run was not repeated")
 
 
 def _verdict(finding: Finding) -> str:
     if finding.same:
         return "identical"
-    verdict = "DIFFERENT" if finding.judged else "other (not judged)"
+    verdict = "DIFFERENT" if finding.judged else "other (not compared)"
     return f"{verdict} {finding.remark}".rstrip()
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def env(as_json: bool) -> None:
-    """Print what a bug report needs: versions, machine, threads, plugins, cache, variables."""
+    """Print the information needed in a bug report: versions, machine, plugins, variables."""
     from mlbench.cli._environment import environment, flat
 
     facts = environment()

@@ -24,7 +24,7 @@ _root_option = click.option(
     type=click.Path(path_type=Path),
     envvar="MLBENCH_DATA_ROOT",
     show_envvar=True,
-    help="Folder of data sets.  [default: one in the user's cache]",
+    help="Folder that contains the data sets. [default: one in the user's cache]",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -38,7 +38,7 @@ def data() -> None:
 @_root_option
 @_json_option
 def list_(root: Path | None, as_json: bool) -> None:
-    """List the data sets that can be fetched: size, terms, and where they lie."""
+    """List the data sets that can be fetched: size, terms, and their folder."""
     from mlbench.datasets.data_root import data_root
     from mlbench.datasets.public import SOURCES
 
@@ -76,11 +76,11 @@ def _found(name: str, root: Path) -> Path | None:
 def _size(count: int | None) -> str:
     from rich.filesize import decimal
 
-    return "by hand" if count is None else decimal(count)
+    return "manual" if count is None else decimal(count)
 
 
 def _locate(name: str, root: Path | None) -> Path:
-    """Return the folder in which a public data set lies; MlbenchError if it is not there."""
+    """Return the folder of a public data set; MlbenchError if it is not there."""
     from mlbench.datasets import cars196, cub200, inshop, sop
     from mlbench.datasets.data_root import find
 
@@ -94,7 +94,7 @@ def _locate(name: str, root: Path | None) -> Path:
 @click.argument("name")
 @_root_option
 def path(name: str, root: Path | None) -> None:
-    """Print the folder in which a data set lies."""
+    """Print the folder of a data set."""
     from mlbench.datasets.public import get_source
 
     click.echo(_locate(get_source(name).name, root))
@@ -104,9 +104,9 @@ def path(name: str, root: Path | None) -> None:
 @click.argument("name")
 @_root_option
 def fetch(name: str, root: Path | None) -> None:
-    """Download a data set, or take its files where you put them; verify and unpack them.
+    """Download a data set, or use the files that you put there; verify and unpack them.
 
-    The same command continues what was interrupted.
+    Re-running the command resumes an interrupted download.
     """
     from mlbench.datasets.data_root import data_root
     from mlbench.datasets.fetch import fetch_source
@@ -116,7 +116,7 @@ def fetch(name: str, root: Path | None) -> None:
     _say(f"{name}: {source.page}")
     _say(f"terms: {source.terms}")
     if _found(name, folder):
-        _say("its files are there already")
+        _say("its files already exist")
     else:
         files = ", ".join(f"{file.name} ({_size(file.pin.size)})" for file in source.files)
         _say(f"to {folder}: {files}")
@@ -150,9 +150,9 @@ def _verified(name: str, root: Path | None) -> dict[str, Any]:
     known = SOURCES[name].fingerprint if name in SOURCES else None
     if known not in (None, loaded.fingerprint):
         raise MlbenchError(
-            f"{name}: its counts are right, but not its contents: fingerprint "
+            f"{name}: the counts are right, but the contents are not: the fingerprint is "
             f"{loaded.fingerprint[:12]}, that of the official files is {known[:12]}; these files "
-            "were changed: fetch them anew to another data root"
+            "were changed: fetch them again into another data root"
         )
     return {
         "name": loaded.name,
@@ -183,7 +183,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         groups = f", in {counts['groups']:,} groups" if "groups" in counts else ""
         click.echo(f"{side}: {counts['images']:,} images of {counts['classes']:,} classes{groups}")
     official = facts["fingerprint_is_official"]
-    note = "that of the official files" if official else "no official one is known to compare with"
+    note = "that of the official files" if official else "no official fingerprint is known"
     click.echo(f"fingerprint: {facts['fingerprint']} ({note})")
 
 

@@ -35,29 +35,33 @@ def _whole_numbers(
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--ks", default="1,2,4,8", show_default=True, callback=_whole_numbers, metavar="K,..")
 @click.option(
-    "--depths", callback=_whole_numbers, metavar="K,..", help="Print P@k and mAP@k for these k too."
+    "--depths",
+    callback=_whole_numbers,
+    metavar="K,..",
+    help="Also print P@k and mAP@k for these k.",
 )
 @click.option(
     "--verification",
     is_flag=True,
-    help="Compare all pairs too: TAR at FAR with its threshold, and EER.",
+    help="Also compare all pairs: TAR at FAR with its threshold, and EER.",
 )
 @click.option("--nmi-restarts", type=click.IntRange(1), default=10, show_default=True)
-@click.option("--no-nmi", is_flag=True, help="Leave out NMI, which takes a k-means.")
+@click.option("--no-nmi", is_flag=True, help="Skip NMI, which requires k-means clustering.")
 @click.option(
     "--memory-mb",
     type=click.IntRange(1),
-    help="Working memory of the search, above the arrays; by default 256, and 2048 on a GPU.",
+    help="Working memory of the search, in addition to the arrays. [default: 256; on a GPU 2048]",
 )
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
-@click.option("--json", "as_json", is_flag=True, help="Unrounded fractions, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(file: Path, no_nmi: bool, nmi_restarts: int, as_json: bool, **options: Any) -> None:
-    """Evaluate the embeddings in FILE under mlbench's protocol.
+    """Evaluate the embeddings in FILE under mlbench's evaluation protocol.
 
-    FILE is a NumPy .npz with the arrays embeddings (N, D) and labels (N,), integers or names. With
-    gallery and gallery_labels too, they are searched; without, all others are.
+    FILE is a NumPy .npz with the arrays embeddings (N, D) and labels (N,), integers or names. If it
+    also contains gallery and gallery_labels, queries are searched in that gallery; otherwise each
+    row is searched among all other rows.
     """
     from mlbench.metrics.embeddings import read_embeddings
 
@@ -132,7 +136,8 @@ def _summary(counts: dict[str, int], restarts: int, has_gallery: bool) -> str:
     against = f"in a gallery of {counts['n_gallery']}" if has_gallery else "against all others"
     lines = [
         f"{counts['n_query']} queries {against}; {counts['n_class']} classes, "
-        f"{counts['dimensions']} dimensions; {counts['n_lone']} queries had nothing to find"
+        f"{counts['dimensions']} dimensions; {counts['n_lone']} lone queries, without another "
+        "image of their class"
     ]
     if restarts:
         lines.append(f"NMI: the best of {restarts} restarts of k-means by inertia, seed 0")

@@ -38,13 +38,15 @@ def _groups(
         if not equals or not name or not named:
             raise MlbenchError(f"--group {text}: expected NAME=FIELD,FIELD,...")
         if name in groups:
-            raise MlbenchError(f"--group {name} is given twice; give its fields in one")
+            raise MlbenchError(f"--group {name} is set twice; put all its fields into one --group")
         groups[name] = named
     return groups
 
 
 picture_option = click.option(
-    "--picture", type=click.Path(path_type=Path), help="Draw the result: a .png or .svg file."
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="Draw a chart of the result to this .png or .svg file.",
 )
 
 
@@ -63,7 +65,7 @@ picture_option = click.option(
     required=True,
     metavar="RECIPE",
     shell_complete=_complete.recipes,
-    help="Recipe to end at.",
+    help="Recipe to arrive at.",
 )
 @click.option("--loss", default="softtriple", show_default=True, shell_complete=_complete.losses)
 @click.option(
@@ -71,24 +73,23 @@ picture_option = click.option(
     type=click.Choice(["ladder", "factorial"]),
     default="ladder",
     show_default=True,
-    help="Change one factor after the other, or run a two-level factorial, which measures each "
-    "factor over the settings of all others.",
+    help="ladder: an ablation, which changes one factor after the other; factorial: a two-level "
+    "factorial design, which measures each factor over the settings of all others.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["cumulative", "single"]),
     default="cumulative",
     show_default=True,
-    help="Of a ladder: keep each change for the next step, or change one factor of the start at a "
-    "time.",
+    help="ladder: accumulate the changes, or apply each one on its own to the --from recipe.",
 )
 @click.option(
     "--runs",
     type=click.IntRange(4, 1024),
     default=16,
     show_default=True,
-    help="Of a factorial: the most settings to run. Both ends are run again with other seeds "
-    f"(--seeds, {_END_SEEDS} if not given).",
+    help="factorial: largest number of settings to run. Both ends are run with several seeds "
+    f"(--seeds, {_END_SEEDS} by default).",
 )
 @click.option(
     "--group",
@@ -96,9 +97,9 @@ picture_option = click.option(
     multiple=True,
     callback=_groups,
     metavar="NAME=FIELD,...",
-    help="Let these fields be one factor; may be repeated. The other fields are grouped as usual.",
+    help="Treat these fields as one factor; may be repeated. The other fields keep their groups.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be run and its cost, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print the planned runs and their cost, and stop.")
 @picture_option
 @run_options
 def ablate(
@@ -117,13 +118,14 @@ def ablate(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Explain a gap: tell what each difference between two recipes does to the figures.
+    """Explain the gap between two recipes by changing one group of settings at a time.
 
-    A ladder changes one recipe into the other, factor by factor. A factorial runs combinations of
-    all factors, so that each effect is a mean over the settings of the others, and says how sure
-    it is; it prints its plan and cost first. Options that change a recipe (--set, --dataset,
-    --backbone) change both ends. What cannot run, such as for lack of weights, is listed with the
-    reason.
+    The default (--design ladder) is a cumulative ablation: it starts from one recipe and changes
+    one factor after the other until it arrives at the target. A factorial runs combinations of all
+    factors, so that each effect is a mean over the settings of the others and has an interval; its
+    plan and cost are printed first. Options that change a recipe (--set, --dataset, --backbone)
+    apply to both recipes. Steps that cannot run, for example for lack of weights, are listed with
+    the reason.
     """
     from mlbench.recipes.plan import make_plan
 
@@ -230,11 +232,11 @@ def _draw(study: Any, picture: Path | None) -> None:
 )
 @picture_option
 def effects(folder: Path, form: str, picture: Path | None) -> None:
-    """Print what each factor does to the figures of the ablation in FOLDER, without running any.
+    """Print the effect of each factor in the finished ablation in FOLDER, without running any.
 
-    A factorial is known by the values of its recipes. Where there is none, the cumulative ladders
-    are printed. A study that is not complete is refused, and what is missing is named. --picture
-    draws the first study, which is the largest factorial.
+    A factorial study is recognised from the recipes of its records. If there is none, cumulative
+    ablations are printed. If a study is incomplete, the missing runs are reported. --picture draws
+    the first study, which is the largest factorial.
     """
     from mlbench.comparison.factorial import factorials, the_factorials
     from mlbench.records.store import read_results
@@ -246,7 +248,7 @@ def effects(folder: Path, form: str, picture: Path | None) -> None:
         check_picture(picture)
     results = read_results(folder)
     for problem in results.problems:
-        click.echo(f"Warning: left out: {printable(problem)}", err=True)
+        click.echo(f"Warning: skipped: {printable(problem)}", err=True)
     if not results.records:
         raise MlbenchError(f"no readable record in '{folder}'")
     records = results.records.values()
@@ -276,7 +278,10 @@ def _print_ladders(found: Sequence[Ladder], form: str, picture: Path | None) -> 
     elif form in SHEET_FORMATS:
         write(printable_lines(SHEET_FORMATS[form](sheets)))
     else:
-        raise MlbenchError(f"a ladder is printed as {', '.join(SHEET_FORMATS)}, not as {form}")
+        raise MlbenchError(
+            f"--format {form} is not available for a cumulative ablation; use one of "
+            f"{', '.join(SHEET_FORMATS)}"
+        )
     _draw_ladder(found[0].results, found[0].title, "cumulative", picture)
 
 

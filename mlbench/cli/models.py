@@ -25,7 +25,7 @@ _run = click.argument("run", type=click.Path(path_type=Path))
 _weights = click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="File of the trunk's weights, if the trunk is frozen and its recipe names a file.",
+    help="File of the backbone's weights, if the backbone is frozen and its recipe names a file.",
 )
 _device = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
@@ -36,13 +36,13 @@ _on_bad_image = click.option(
     type=click.Choice(["error", "skip"]),
     default="error",
     show_default=True,
-    help="Stop and name the images that cannot be read, or leave them out.",
+    help="If images cannot be read: report them and stop, or skip them.",
 )
 
 
 def _output(**settings: str | bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
     kind = click.Path(path_type=Path, dir_okay=False)
-    return click.option("--output", "-o", type=kind, help="The file to write.", **settings)  # type: ignore[arg-type]
+    return click.option("--output", "-o", type=kind, help="File to write.", **settings)  # type: ignore[arg-type]
 
 
 @click.command()
@@ -52,7 +52,7 @@ def _output(**settings: str | bool) -> Callable[[Callable[..., None]], Callable[
     "form",
     type=click.Choice(["onnx", "pt2", "safetensors"]),
     required=True,
-    help="ONNX; torch.export; or the tensors of the network.",
+    help="ONNX, torch.export, or the tensors of the network.",
 )
 @_output(required=True)
 @_weights
@@ -61,9 +61,9 @@ def export(
 ) -> None:
     """Write the model of RUN, a record made with --keep-model, for other programs.
 
-    The network maps uint8 RGB crops (B, 3, size, size) to unit-length embeddings (B, D), for any B;
-    the normalisation of pixels is part of it. What was written is run and compared with the
-    original: where an entry differs by more than 1e-4, there is no file and the exit code is 1.
+    The network maps uint8 RGB crops (B, 3, size, size) to L2-normalised embeddings (B, D), for any
+    B, and includes the normalisation of pixels. The exported network is run and compared with the
+    original: if an entry differs by more than 1e-4, no file is written and the exit code is 1.
     """
     from mlbench.models.export import TOLERANCE, export
     from mlbench.models.model import load_model
@@ -99,9 +99,9 @@ def embed(
 ) -> None:
     """Embed all images below FOLDER with the model of RUN, a record made with --keep-model.
 
-    Writes a NumPy .npz: embeddings, float32 (N, D) of unit length; paths (N,), relative to FOLDER;
-    and, if every image lies in a folder in FOLDER, the names of those folders as labels (N,), so
-    that `mlbench eval` reads it.
+    Writes a NumPy .npz: embeddings, float32 (N, D), L2-normalised; paths (N,), relative to FOLDER;
+    and, if every image is in a subfolder of FOLDER, the names of these folders as labels (N,), so
+    that `mlbench eval` can read it.
     """
     from mlbench.models.folders import save_embeddings
 
@@ -133,7 +133,7 @@ def _name_bad(bad: Sequence[str], on_bad_image: str) -> None:
     if bad and on_bad_image == "error":
         raise BadImagesError(bad)
     if bad:
-        click.echo(f"Warning: left out {len(bad)}: {_some(bad)}", err=True)
+        click.echo(f"Warning: skipped {len(bad)}: {_some(bad)}", err=True)
 
 
 def _some(items: Sequence[str]) -> str:
@@ -150,13 +150,14 @@ def _some(items: Sequence[str]) -> str:
     type=click.Choice(["auto", "exact", "ivf"]),
     default="auto",
     show_default=True,
-    help="Search all images, or (ivf) the cells nearest to a query. auto: ivf from 100,000 images, "
-    "if it is faster at a recall of 0.99.",
+    help="Search all images (exact), or the cells nearest to a query (ivf). auto uses ivf from "
+    "100,000 images on, if it is faster at a recall of 0.99.",
 )
 @click.option(
     "--update",
     is_flag=True,
-    help="Embed only what is new or changed since the index was made, and drop what is gone.",
+    help="Embed only images that are new or changed since the index was made, and remove deleted "
+    "ones.",
 )
 @_on_bad_image
 @_device
@@ -173,8 +174,9 @@ def index(
 ) -> None:
     """Embed all images below FOLDER for `mlbench search`.
 
-    RUN is a record made with --keep-model. Without -o the index lies beside it, where a search with
-    RUN finds it. Of an approximate index (ivf) the recall against exact search is printed.
+    RUN is a record made with --keep-model. Without -o the index is written next to it, where a
+    search with RUN finds it. For an approximate index (ivf), its recall against exact search is
+    printed.
     """
     from mlbench.models.index import default_index, make_index, save_index
 
@@ -198,13 +200,15 @@ def _updated(
     with progress_bar() as report:
         found = open_index(output)
         if existing_folder(folder) != found.root:
-            raise MlbenchError(f"{output}: is of {found.root}; give that folder, or leave --update")
+            raise MlbenchError(
+                f"{output}: is an index of {found.root}; pass that folder, or omit --update"
+            )
         model = load_model(found.run, device=device, weights=weights)
         made, change = update_index(
             model, found, lambda done, total: report("embedding images", done, total)
         )
     _name_bad(change.bad, on_bad_image)
-    click.echo(f"{change.added:,} images embedded, {change.removed:,} left out", err=True)
+    click.echo(f"{change.added:,} images embedded, {change.removed:,} removed", err=True)
     return made
 
 
@@ -214,7 +218,7 @@ def _cells(index: Index) -> str:
     if index.cells is None:
         return ""
     return (
-        f"; approximate: {index.cells.probes:,} of {len(index.cells.centroids):,} cells a query, "
+        f"; approximate: {index.cells.probes:,} of {len(index.cells.centroids):,} cells per query, "
         f"recall {recall(index.cells, index.embeddings):.3f} of the exact 10 nearest of a sample"
     )
 
@@ -228,13 +232,14 @@ def _cells(index: Index) -> str:
 @click.option(
     "--threshold",
     metavar="COSINE|far=F",
-    help="Say same or different: from a cosine on, or from the run's threshold at FAR F on.",
+    help="Print same or different: same from this cosine on, or from the run's threshold at "
+    "false accept rate F on.",
 )
 @click.option(
     "--html",
     "sheet",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also write a sheet of pictures.",
+    help="Also write an HTML page with the images.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_device
@@ -252,7 +257,7 @@ def search(
     """Print the images of an index that are most similar to each QUERY, a file or a folder.
 
     Similarity is the cosine of embeddings. The search is exact unless the index is approximate.
-    Images that were changed or are gone since they were indexed are named.
+    Images that were changed or deleted since they were indexed are reported.
     """
     from mlbench.models.index import open_index
     from mlbench.models.model import load_model

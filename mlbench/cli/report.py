@@ -17,28 +17,28 @@ from mlbench.errors import printable
     type=click.Path(path_type=Path),
     default=Path("report.html"),
     show_default=True,
-    help="The file to write.",
+    help="File to write.",
 )
 @click.option(
     "--data-root",
     type=click.Path(path_type=Path),
     envvar="MLBENCH_DATA_ROOT",
     show_envvar=True,
-    help="Folder that holds the data set, for figures by class, gallery and map.",
+    help="Folder that contains the data set, for figures by class, gallery and map.",
 )
 @click.option(
     "--figures",
     type=click.Path(path_type=Path),
-    help="Folder for the figures as SVG files as well, such as for a paper.",
+    help="Also write the figures to this folder as SVG files, for example for a paper.",
 )
 def report(folder: Path, output: Path, data_root: Path | None, figures: Path | None) -> None:
-    """Write the results in FOLDER as one HTML file that works without a network.
+    """Write the results in FOLDER as one HTML file that works offline.
 
     Tables, figures, gallery of retrieved images, map of the embeddings, recipes, provenance.
-    Damaged records are named in it and left out.
+    Damaged records are reported in it and skipped.
     """
     from mlbench.report import write_report
 
     for problem in write_report(folder, output, data_root, figures):
-        click.echo(f"Warning: left out: {printable(problem)}", err=True)
+        click.echo(f"Warning: skipped: {printable(problem)}", err=True)
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)

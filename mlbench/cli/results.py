@@ -11,7 +11,7 @@ from mlbench.cli._common import progress_bar, warn_of
 
 @click.group()
 def results() -> None:
-    """Look after a folder of results."""
+    """Maintain a folder of results."""
 
 
 @results.command()
@@ -21,22 +21,22 @@ def results() -> None:
     type=click.Path(path_type=Path),
     envvar="MLBENCH_DATA_ROOT",
     show_envvar=True,
-    help="Folder that holds the data sets, whose labels are needed.",
+    help="Folder that contains the data sets, whose labels are needed.",
 )
 def upgrade(folder: Path, data_root: Path | None) -> None:
-    """Add totals by class to the records in FOLDER that were made before records held them.
+    """Add totals by class to the records in FOLDER of earlier versions, which lack them.
 
-    They are made from the per-query scores beside a record and the labels of its data set. Records
-    that have totals stay as they are, so the command can be repeated.
+    They are computed from the per-query scores next to a record and the labels of its data set.
+    Records that have totals are not changed, so the command can be repeated.
     """
     from mlbench.records.upgrade import upgrade as add_totals
 
     with progress_bar() as report:
         done = add_totals(folder, data_root, lambda *counts: report("upgrading", *counts))
-    warn_of([f"left as it is: {problem}" for problem in done.left])
+    warn_of([f"not changed: {problem}" for problem in done.left])
     click.echo(
-        f"{done.added:,} of {done.records:,} records upgraded; {done.complete:,} need nothing, "
-        f"{len(done.left):,} left as they are"
+        f"{done.added:,} of {done.records:,} records upgraded; {done.complete:,} had totals, "
+        f"{len(done.left):,} not changed"
     )
 
 
@@ -46,21 +46,21 @@ def upgrade(folder: Path, data_root: Path | None) -> None:
     "--output",
     "-o",
     type=click.Path(path_type=Path),
-    help="The file to write; its name ends with .mlpack. [default: FOLDER.mlpack]",
+    help="File to write; its name ends with .mlpack. [default: FOLDER.mlpack]",
 )
 def pack(folder: Path, output: Path | None) -> None:
-    """Write the records in FOLDER as one compressed file, which stays small.
+    """Write the records in FOLDER as one small compressed file.
 
-    table, report, diff, verify and mlbench.load_results read it as they read a folder. Per-query
-    results, trained networks and trials stay out of it; no table needs them.
+    table, report, diff, verify and mlbench.load_results read it like a folder. It does not contain
+    per-query results, trained networks and trials; no table needs them.
     """
     from mlbench.records.packing import pack_results
 
     packed = pack_results(folder, output)
-    warn_of([f"left out: {problem}" for problem in packed.problems])
+    warn_of([f"skipped: {problem}" for problem in packed.problems])
     if packed.without_totals:
         click.echo(
-            f"Warning: {packed.without_totals:,} records hold no totals by class, and their "
+            f"Warning: {packed.without_totals:,} records have no totals by class, and their "
             "per-query results are not packed; add them first with: mlbench results upgrade",
             err=True,
         )

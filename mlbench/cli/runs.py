@@ -1,4 +1,4 @@
-"""Commands that make runs: run, tune."""
+"""Commands that execute runs: run, tune."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 @click.option(
     "--select",
     type=click.Choice(["last", "validation", "test-best"]),
-    help="Epoch to evaluate; test-best is there to show by how much it inflates.",
+    help="Epoch to evaluate. test-best selects on the test classes; use it only to measure that "
+    "bias.",
 )
 @click.option(
     "--splits",
     type=click.IntRange(2, 1000),
     metavar="N",
-    help="Also run on N random class-disjoint splits, beside the data set's own.",
+    help="Also run on N random class-disjoint splits, in addition to the data set's own.",
 )
 @click.option(
     "--keep-model",
     is_flag=True,
-    help="Keep each trained network beside its record, for embed, search and export, and those of "
-    "baselines if --losses names one. A run whose record is there without its network is made "
-    "again.",
+    help="Save each trained network next to its record, for embed, search and export, and those of "
+    "baselines if --losses names one. A run that has a record but no saved network is repeated.",
 )
 @click.option(
     "--track",
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     callback=trackers,
     metavar="TRACKER",
     shell_complete=_complete.trackers,
-    help="Also tell tensorboard[:DIR] or mlflow[:URI] of each run, when it is finished; may be "
-    "repeated. [default: in OUT]",
+    help="Also log each finished run to tensorboard[:DIR] or mlflow[:URI]; may be repeated. "
+    "[default: in OUT]",
 )
 @run_options
 def run(
@@ -70,11 +70,11 @@ def run(
     track: tuple[TrackerSpec, ...],
     **options: Any,
 ) -> None:
-    """Train losses, save a record of each run, print the comparison.
+    """Train losses, save a record of each run and print a comparison.
 
-    BENCHMARK is a TOML file with a recipe, losses and seeds; options change it. Runs whose record
-    is in the folder already are not made again, so the same command continues what was stopped.
-    Runs that fail are named below the table; the exit code is then 1.
+    BENCHMARK is a TOML file with a recipe, losses and seeds; options override it. Runs that
+    already have a record are skipped, so re-running a command resumes it. Failed runs are listed
+    below the table; the exit code is then 1.
     """
     from mlbench.cli._live import LiveRuns
     from mlbench.comparison.comparison import compare
@@ -106,14 +106,14 @@ def _plans(asked: Request) -> list[Plan]:
     if len(names) == 1:
         return [make_plan(asked)]
     if asked.benchmark:
-        raise MlbenchError("--backbone: a benchmark file is of one recipe; give one backbone")
+        raise MlbenchError("--backbone: a benchmark file has one recipe; pass one backbone")
     return [make_plan(replace(asked, backbone=name)) for name in dict.fromkeys(names)]
 
 
 def _run_all(
     plans: Sequence[Plan], matrix: LiveRuns
 ) -> tuple[dict[Path, RunRecord], tuple[str, ...]]:
-    """Make the runs of all plans; the second names backbones that cannot be had among others.
+    """Execute the runs of all plans; the second lists backbones that are not available.
 
     Raises:
         MlbenchError: the data, or the weights of every backbone, are not there or bad.
@@ -152,26 +152,31 @@ def _benchmark_lines(
     declared = declared_digest(asked)
     if declared != plan.digest:
         yield (
-            f"  changed by options: the file as it stands has the digest {declared or 'of no plan'}"
+            f"  overridden by options: the file itself has the digest {declared or 'of no plan'}"
         )
     others = other_records(out, with_baselines(plan))
     if others:
         names = first_few([str(path.relative_to(out)) for path in others])
-        yield f"  {len(others)} record(s) in {out} are not of this benchmark: {names}"
+        yield f"  {len(others)} record(s) in {out} do not belong to this benchmark: {names}"
 
 
 @click.command()
 @losses_option("tune")
 @recipe_option
 @click.option(
-    "--trials", type=click.IntRange(1), default=20, show_default=True, help="Of each loss."
+    "--trials",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Number of trials per loss.",
 )
 @click.option(
     "--search",
     multiple=True,
     metavar="KEY=LOW:HIGH",
-    help="Search a loss's parameter (softtriple.la=5:80), or epochs and learning rates of every "
-    "loss (schedule.epochs=5:50), beside or instead of the declared ranges; may be repeated.",
+    help="Search a hyperparameter of a loss (softtriple.la=5:80), or epochs and learning rates of "
+    "every loss (schedule.epochs=5:50), in addition to or instead of the declared ranges; may be "
+    "repeated.",
 )
 @run_options
 def tune(
@@ -183,13 +188,14 @@ def tune(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Tune losses with equal budgets, then compare them as chosen.
+    """Tune losses with equal budgets, then compare the chosen settings with the defaults.
 
     Each loss gets the same number of trials, judged by MAP@R on class-disjoint validation folds
-    (--folds, 2 if not given); the first is its default, and parameters that --set changes are
-    kept. The search ranges are the losses' own (mlbench show LOSS) and those of --search. Then the
-    default and the chosen parameters are trained on all training classes, with each seed. Trials
-    are kept in OUT/tune.sqlite3: the same command continues, more --trials go on.
+    (--folds, 2 by default). The first trial uses the loss's defaults; hyperparameters set with
+    --set are kept. The search ranges are those that the losses declare (mlbench show LOSS) and
+    those of --search. Then the default and the chosen hyperparameters are trained on all training
+    classes, with each seed. Trials are stored in OUT/tune.sqlite3: re-running the command resumes;
+    a larger --trials adds trials.
     """
     from mlbench.cli._live import LiveRuns
     from mlbench.comparison.comparison import compare

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     "--html",
     "sheet",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also write a sheet of pictures.",
+    help="Also write an HTML page with the images.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--data-root",
     type=click.Path(path_type=Path),
     envvar="MLBENCH_DATA_ROOT",
-    help="Folder that holds the data set, if its name is given.",
+    help="Folder that contains the data set, if DATASET is a name.",
 )
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="File of the trunk's weights, if the trunk is frozen and its recipe names a file.",
+    help="File of the backbone's weights, if the backbone is frozen and its recipe names a file.",
 )
 def suspects(
     run: Path,
@@ -52,10 +52,10 @@ def suspects(
     device: str,
     weights: Path | None,
 ) -> None:
-    """Name likely mislabels and near-duplicates among the images of a folder of class folders.
+    """List likely mislabels and near-duplicates among the images of a folder of class folders.
 
-    RUN is a record made with --keep-model; its trunk looks at the images, its head does not.
-    table:FILE and the name of a data set are taken too. Nothing is changed: a person decides.
+    RUN is a record made with --keep-model; the features of its backbone are compared. Instead of
+    FOLDER, table:FILE or the name of a data set can be used. No file is changed: you decide.
     """
     from mlbench.models.model import load_model
     from mlbench.models.suspects import all_images, find_suspects
@@ -65,7 +65,7 @@ def suspects(
         dataset = _dataset(folder, data_root)
         images = all_images(dataset)
         found = find_suspects(
-            model, images, lambda done, total: report("looking at images", done, total)
+            model, images, lambda done, total: report("comparing images", done, total)
         )
     if sheet is not None:
         from mlbench.report.suspects import write_suspects

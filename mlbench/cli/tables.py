@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 )
 @click.option("--reference", is_flag=True, help="Add the published results of each data set.")
 @click.option(
-    "--merge", "merged", is_flag=True, help="One table, with a note at rows not comparable."
+    "--merge", "merged", is_flag=True, help="Print one table; mark rows that are not comparable."
 )
 @click.option(
     "--rows",
     metavar="FIELD,...",
-    help="Let the recipes of one table differ in these fields (backbone.name), and judge all rows "
-    "together, baselines too.",
+    help="Let the recipes of one table differ in these fields (backbone.name); compare all rows, "
+    "including baselines.",
 )
 @click.option(
     "--for",
@@ -42,14 +42,15 @@ if TYPE_CHECKING:
     type=click.Choice(["other-classes", "these-classes"]),
     default="other-classes",
     show_default=True,
-    help="What intervals and marks hold for: other test classes and seeds, or other seeds alone.",
+    help="Population that intervals and marks hold for: other test classes and seeds, or other "
+    "seeds on these test classes.",
 )
 @click.option(
     "--rope",
     type=click.FloatRange(min=0),
     metavar="POINTS",
-    help="Say which losses are practically equal to the best: at most so many percent points "
-    "behind in R@1.",
+    help="Add a column with the losses that are practically equal to the best: at most this many "
+    "percentage points below its R@1.",
 )
 def table(
     folder: Path,
@@ -62,15 +63,14 @@ def table(
 ) -> None:
     """Print one table for every comparison (recipe and data set) in FOLDER.
 
-    Damaged records are named on standard error and left out.
+    Damaged records are reported on standard error and skipped.
     """
     if (merged or rows is not None) and reference:
         raise click.UsageError(
-            "published results stand beside one recipe's: give --reference without --merge and "
-            "--rows"
+            "--reference compares published results with one recipe; omit --merge and --rows"
         )
     if merged and rows is not None:
-        raise click.UsageError("give --merge or --rows, not both")
+        raise click.UsageError("pass --merge or --rows, not both")
     from mlbench.comparison.cache import summarise
     from mlbench.comparison.comparison import merge, varied_fields
     from mlbench.tables.formats import render
@@ -78,7 +78,7 @@ def table(
 
     summary = summarise(folder, statement, () if rows is None else varied_fields(rows))
     for problem in summary.problems:
-        click.echo(f"Warning: left out: {printable(problem)}", err=True)
+        click.echo(f"Warning: skipped: {printable(problem)}", err=True)
     if not summary.comparisons:
         raise MlbenchError(f"no readable record in '{folder}'")
     comparisons = list(summary.comparisons)
@@ -95,27 +95,35 @@ def table(
 @click.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "--gap", type=float, required=True, metavar="POINTS", help="In R@1, in percent points."
+    "--gap",
+    type=float,
+    required=True,
+    metavar="POINTS",
+    help="Difference in R@1 to detect, in percentage points.",
 )
 @click.option(
-    "--rows", type=click.IntRange(2, 1000), default=2, show_default=True, help="Losses to compare."
+    "--rows",
+    type=click.IntRange(2, 1000),
+    default=2,
+    show_default=True,
+    help="Number of losses to compare.",
 )
 @click.option(
     "--classes",
     type=click.IntRange(2, 10_000_000),
-    help="Test classes. [default: those of the records]",
+    help="Number of test classes. [default: that of the records]",
 )
 @json_option
 def plan(folder: Path | None, gap: float, rows: int, classes: int | None, as_json: bool) -> None:
-    """Say how many seeds, or test classes, tell a gap between losses apart with 80 % power.
+    """Print how many seeds, or test classes, detect a gap between losses with 80 % power.
 
-    The variances are those of the records in FOLDER, one answer for each comparison; without it,
-    those of a shipped study of frozen features on CUB-200-2011.
+    The variances are estimated from the records in FOLDER, with one answer per comparison. Without
+    FOLDER they are those of a shipped study of frozen features on CUB-200-2011.
     """
     from mlbench.tables.planning import planning_sheet
 
     if not 0 < gap <= 100:
-        raise MlbenchError(f"--gap {gap:g}: expected percent points, above 0 and up to 100")
+        raise MlbenchError(f"--gap {gap:g}: expected percentage points, above 0 and at most 100")
     asked = [replace(q, classes=classes or q.classes) for q in _asked(folder, gap, rows)]
     if as_json:
         write_json([_planned(each) for each in asked])
@@ -134,7 +142,7 @@ def _asked(folder: Path | None, gap: float, rows: int) -> list[Question]:
         return [Question(own.what, own.sources, gap / 100, rows, own.classes)]
     summary = summarise(folder)
     for problem in summary.problems:
-        click.echo(f"Warning: left out: {printable(problem)}", err=True)
+        click.echo(f"Warning: skipped: {printable(problem)}", err=True)
     asked = [
         Question(f"{c.title}, recipe {c.recipe_id}", c.sources, gap / 100, rows, c.classes)
         for c in summary.comparisons
@@ -164,7 +172,7 @@ def _planned(asked: Question) -> dict[str, Any]:
 @click.argument("b", shell_complete=_complete.recipes)
 @json_option
 def diff(a: str, b: str, as_json: bool) -> None:
-    """Print the fields in which two recipes differ: names, TOML files or records."""
+    """Print the fields in which two recipes differ; each is a name, a TOML file or a record."""
     from mlbench.comparison.comparison import differences
 
     changed = differences(*(_fields_of(source) for source in (a, b)))

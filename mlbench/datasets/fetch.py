@@ -41,20 +41,22 @@ def fetch_source(source: PublicSource, root: Path, say: Say, progress: FileProgr
     missing = [file for file in source.files if not (root / file.target).exists()]
     if not missing:
         targets = " and ".join(str(root / file.target) for file in source.files)
-        raise MlbenchError(f"{targets} is there but not whole; remove it and run this again")
+        raise MlbenchError(
+            f"{targets} exists but is incomplete; delete it and run this command again"
+        )
     folder = downloads(source, root)
     with _alone(source, folder):
         packed = {file: _published(source, file, folder, say, progress) for file in missing}
         by_hand = [file.name for file, path in packed.items() if path is None]
         if by_hand:
             raise MlbenchError(
-                f"{source.name}: {' and '.join(by_hand)} can only be had by hand: "
-                f"{source.by_hand}; put them into {folder} and run this again"
+                f"{source.name}: {' and '.join(by_hand)} must be downloaded manually: "
+                f"{source.by_hand}; save them in {folder} and run this command again"
             )
         for file, path in packed.items():
             if path is not None:
                 _install(source, file, path, root / file.target, progress)
-    say(f"{folder} is no longer needed: it may be removed")
+    say(f"{folder} is no longer needed and may be deleted")
 
 
 @contextmanager
@@ -71,7 +73,7 @@ def _alone(source: PublicSource, folder: Path) -> Iterator[None]:
     except OSError as error:
         raise MlbenchError(
             f"cannot use {error.filename or folder}: {error.strerror or error}; change its "
-            "permissions, or give another data root with --data-root DIR"
+            "permissions, or set another data root with --data-root DIR"
         ) from error
 
 
@@ -87,7 +89,7 @@ def _published(
             file.urls,
             folder / file.name,
             file.pin,
-            f"or get it by hand: {source.by_hand}; and put it into {folder}",
+            f"or download it manually: {source.by_hand}; and save it in {folder}",
             lambda done, size: progress(f"fetching {file.name}", done, size),
         )
     else:
@@ -101,7 +103,7 @@ def _check_given(file: SourceFile, path: Path) -> None:
     if problem:
         raise MlbenchError(
             f"{path} is not the published {file.name} ({problem}); replace it"
-            + (", or remove it to have it fetched" if file.urls else "")
+            + (", or delete it, so that it is fetched again" if file.urls else "")
         )
 
 

@@ -68,8 +68,10 @@ def test_the_digest_stands_below_the_table_and_strangers_are_named(
     assert whole.stderr.startswith(f"benchmark {benchmark}: digest {digest}\n"), "before any run"
     last = whole.stdout.splitlines()[-3:]
     assert last[0].endswith(f"digest {digest}, fixed before the first run; all 4 runs")
-    assert last[1] == f"  changed by options: the file as it stands has the digest {declared}"
-    assert last[2].startswith(f"  1 record(s) in {out} are not of this benchmark: folder-photos-")
+    assert last[1] == f"  overridden by options: the file itself has the digest {declared}"
+    assert last[2].startswith(
+        f"  1 record(s) in {out} do not belong to this benchmark: folder-photos-"
+    )
     assert "contrastive-seed0-" in last[2]
 
 
@@ -91,7 +93,7 @@ def test_random_splits_have_a_table_of_their_own(photos: Path, tmp_path: Path) -
     assert {row["loss"]: row["n"] for row in random["rows"]}["npairs"] == 3
     assert "classes the data set's own split -> random splits" in random["differences"]
     assert "other test classes" in dealt
-    assert "random splits 0-2: in each" in dealt
+    assert "random splits 0-2: each divides all" in dealt
     again = run(photos, out, *fast, "--losses", "npairs,triplet", "--splits", 3)
     assert again.stderr.count("already there") == 20
 

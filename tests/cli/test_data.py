@@ -132,7 +132,7 @@ class TestFetch:
         asked = len(server.requested)
         again = mlbench("data", "fetch", "cub200", "--data-root", root)
         assert again.stdout == first.stdout
-        assert "there already" in again.stderr
+        assert "already exist" in again.stderr
         assert len(server.requested) == asked == 2
 
     def test_into_the_default_folder_where_the_loader_finds_it(
@@ -176,8 +176,8 @@ class TestFetch:
         publish("cars196", [images, table], [dead, dead], monkeypatch)
         result = mlbench("data", "fetch", "cars196", "--data-root", root)
         folder = root / "downloads" / "cars196"
-        assert_refused(result, "get it by hand: find copies of the authors' car_ims.tgz")
-        assert_refused(result, f"put it into {folder}")
+        assert_refused(result, "download it manually: find copies of the authors' car_ims.tgz")
+        assert_refused(result, f"save it in {folder}")
         (folder / "car_ims.tgz").write_bytes(images)
         (folder / "cars_annos.mat").write_bytes(table)
         assert mlbench("data", "fetch", "cars196", "--data-root", root).exit_code == 0
@@ -195,8 +195,10 @@ class TestFetch:
     def test_what_can_only_be_had_by_hand(self, root: Path, tmp_path: Path) -> None:
         result = mlbench("data", "fetch", "inshop", "--data-root", root)
         folder = root / "downloads" / "inshop"
-        assert_refused(result, "img.zip and list_eval_partition.txt can only be had by hand: open")
-        assert_refused(result, f"put them into {folder} and run this again")
+        assert_refused(
+            result, "img.zip and list_eval_partition.txt must be downloaded manually: open"
+        )
+        assert_refused(result, f"save them in {folder} and run this command again")
         pack_inshop(tmp_path / "made", folder)
         done = mlbench("data", "fetch", "inshop", "--data-root", root)
         assert done.exit_code == 0, done.output
@@ -207,7 +209,7 @@ class TestFetch:
     def test_a_half_emptied_folder_is_named(self, root: Path, cub_content: bytes) -> None:
         (root / "CUB_200_2011").mkdir(parents=True)
         result = mlbench("data", "fetch", "cub200", "--data-root", root)
-        assert_refused(result, f"{root / 'CUB_200_2011'} is there but not whole; remove it")
+        assert_refused(result, f"{root / 'CUB_200_2011'} exists but is incomplete; delete it")
 
     def test_one_at_a_time(self, root: Path, cub_content: bytes) -> None:
         folder = root / "downloads" / "cub200"
@@ -253,7 +255,7 @@ class TestVerify:
         assert f"fingerprint: {known} (that of the official files)" in right.stdout
         trees.write_image(next((root / "CUB_200_2011" / "images").rglob("*.jpg")), 999)
         wrong = mlbench("data", "verify", "cub200", "--data-root", root)
-        assert_refused(wrong, "counts are right, but not its contents")
+        assert_refused(wrong, "the counts are right, but the contents are not")
 
     def test_own_folders(self, photos: Path) -> None:
         result = mlbench("data", "verify", f"folder:{photos}")
@@ -279,7 +281,7 @@ class TestList:
         assert facts["sop"]["path"] is None
         assert facts["sop"]["bytes"] == 3_083_860_082
         table = mlbench("data", "list", "--data-root", root).stdout
-        for text in ("1.2 GB", "by hand", "research", "120,053"):
+        for text in ("1.2 GB", "manual", "research", "120,053"):
             assert text in table
 
     @pytest.mark.parametrize("command", ["path", "fetch"])

@@ -127,7 +127,7 @@ def test_bad_images_are_left_out_counted_and_named(
     assert result.exit_code == 0, result.output
     assert result.stderr.count("Warning: ") == 1
     assert "folder:photos: left out 7 of 55 images that cannot be read" in result.stderr
-    assert "7 bad images left out" in " ".join(result.stdout.split())
+    assert "7 unreadable images skipped" in " ".join(result.stdout.split())
     facts = package.load_results(tmp_path / "out")[0].dataset
     names = sorted(f"class{number % 6}/{name}" for number, name in enumerate(BAD))
     assert facts.skipped == tuple(names)
@@ -164,7 +164,7 @@ def test_reduced_and_complete_never_share_a_table(photos: Path, tmp_path: Path) 
     records = store.read_results(tmp_path).records
     comparisons = compare(records)
     assert len(comparisons) == 2
-    assert "1 bad images left out" in render(comparisons, "json")
+    assert "1 unreadable images skipped" in render(comparisons, "json")
 
 
 def test_other_skipped_images_are_another_data_set(photos: Path) -> None:

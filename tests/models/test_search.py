@@ -89,7 +89,7 @@ def test_bad_images_stop_or_are_left_out(photos: Path, tmp_path: Path, run: Path
     assert not output.exists()
     result = mlbench_("embed", run, photos, "-o", output, "--on-bad-image", "skip")
     assert result.exit_code == 0
-    assert "left out 2" in result.stderr
+    assert "skipped 2" in result.stderr
     with np.load(output, allow_pickle=False) as arrays:
         assert len(arrays["embeddings"]) == len(arrays["paths"]) == len(arrays["labels"]) == 46
         row = arrays["paths"].tolist().index("class5/7.png")
@@ -365,9 +365,9 @@ def test_an_updated_index_is_as_a_new_one(run: Path, photos: Path, kind: str) ->
     Image.new("RGB", (40, 40), "red").save(photos / "class2" / "0.png")
     Image.new("RGB", (40, 40), "blue").save(photos / "class0" / "a.png")
     updated = index("--update")
-    assert "2 images embedded, 2 left out" in updated.stderr
+    assert "2 images embedded, 2 removed" in updated.stderr
     found = open_index(run)
-    assert "0 images embedded, 0 left out" in index("--update").stderr
+    assert "0 images embedded, 0 removed" in index("--update").stderr
     assert index().exit_code == 0
     new = open_index(run)
     assert found.paths == new.paths

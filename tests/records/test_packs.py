@@ -96,8 +96,8 @@ def test_what_a_pack_lacks_is_said(results: Path) -> None:
     store.save(results, record(replace(RUNS[0], seed=8), status="diverged", metrics={}), None)
     (results / "bad.json").write_text("{")
     result = mlbench("pack", results)
-    assert f"left out: {results / 'bad.json'}: not valid JSON" in result.stderr
-    assert "1 records hold no totals by class" in result.stderr
+    assert f"skipped: {results / 'bad.json'}: not valid JSON" in result.stderr
+    assert "1 records have no totals by class" in result.stderr
     assert f"{len(RUNS) + 2} records" in result.stdout
 
 

@@ -81,7 +81,7 @@ def test_what_cannot_be_upgraded_is_left_and_named(
     command = ("results", "upgrade", results, "--data-root", tmp_path)
     result = mlbench(*command)
     assert result.exit_code == 0
-    assert result.stdout == "4 of 9 records upgraded; 1 need nothing, 4 left as they are\n"
+    assert result.stdout == "4 of 9 records upgraded; 1 had totals, 4 not changed\n"
     for path, reason in zip(
         paths,
         (

@@ -360,7 +360,7 @@ def test_damaged_records_are_named_and_left_out(study: Study, tmp_path: Path) ->
     output = tmp_path / "new" / "r.html"
     result = command(tmp_path / "results", "-o", output)
     assert result.exit_code == 0, result.output
-    assert "Warning: left out" in result.stderr
+    assert "Warning: skipped" in result.stderr
     page = parsed(output.read_text(encoding="utf-8"))
     assert "1 damaged record left out" in page.all("p", **{"class": "warning"})[0].text
     assert any(e.text.startswith("<b>.json: not valid JSON") for e in page.all("li"))

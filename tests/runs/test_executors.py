@@ -264,8 +264,8 @@ def test_gpus_are_called_what_cuda_calls_them(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--address", "auto"], "--address is of --executor ray, not local"),
-        (["--executor", "ray", "--jobs", "2"], "--jobs is of --executor local, not ray"),
+        (["--address", "auto"], "--address requires --executor ray"),
+        (["--executor", "ray", "--jobs", "2"], "--jobs requires --executor local"),
     ],
 )
 def test_options_of_the_other_executor_are_refused(arguments: list[str], message: str) -> None:

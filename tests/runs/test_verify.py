@@ -73,7 +73,7 @@ def test_versions_and_hardware_are_shown_but_not_judged(
     path.write_text(replace(record, provenance=other).to_json())
     result = verified(path, photos.parent)
     assert result.exit_code == 0, result.output
-    assert result.output.count("other (not judged)") >= 2
+    assert result.output.count("other (not compared)") >= 2
 
 
 def test_other_data_is_named_before_any_training(
@@ -82,7 +82,7 @@ def test_other_data_is_named_before_any_training(
     Image.new("RGB", (40, 36)).save(photos / "class0" / "0.png")
     result = verified(made[0], photos.parent)
     assert result.exit_code == 1
-    assert "not made again" in result.output
+    assert "the run was not repeated" in result.output
     assert "R@1" not in result.output
 
 

@@ -186,7 +186,7 @@ def test_published_results_stand_beside_one_recipe(tmp_path: Path) -> None:
     saved(tmp_path, {"softtriple": 0.6})
     result = CliRunner().invoke(main, ["table", str(tmp_path), "--merge", "--reference"])
     assert result.exit_code == 2
-    assert "give --reference without --merge" in result.stderr
+    assert "omit --merge and --rows" in result.stderr
 
 
 def test_versions_of_a_loss_have_rows_of_their_own() -> None:

@@ -71,7 +71,9 @@ def test_records_at_hand_are_planned_by(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gap", ["0", "-1", "nan", "inf", "101"])
 def test_gaps_that_are_none_are_refused(gap: str) -> None:
-    assert_refused(mlbench("plan", "--gap", gap), "expected percent points, above 0 and up to 100")
+    assert_refused(
+        mlbench("plan", "--gap", gap), "expected percentage points, above 0 and at most 100"
+    )
 
 
 def test_records_that_do_not_tell_are_refused(tmp_path: Path) -> None:
