@@ -113,6 +113,11 @@ def printed_anew(text: str) -> str:
     return _ANSWERED.sub(lambda m: f"{m[1]}{_printed_by(m[2])}{m[4]}", text)
 
 
+def answered(document: Path) -> set[str]:
+    """Return the blocks of Python of a document below which stands what they print."""
+    return {code for _, code, _, _ in _ANSWERED.findall(document.read_text(encoding="utf-8"))}
+
+
 def _printed_by(code: str) -> str:
     printed = io.StringIO()
     with contextlib.chdir(ROOT), contextlib.redirect_stdout(printed):

@@ -20,6 +20,7 @@ from documents import (
     ROOT,
     Block,
     anchors,
+    answered,
     blocks,
     commands,
     links,
@@ -169,7 +170,7 @@ PYTHON = [
     for document in COMMANDED
     if document.name != "plugins.md"  # test_plugin.py runs those
     for block in blocks(document)
-    if block.language == "python"
+    if block.language == "python" and block.text not in answered(document)  # those run below
 ]
 
 
