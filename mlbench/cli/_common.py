@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from mlbench.system.machine import lack
 from mlbench.system.streams import drop_output, plain_streams, shows_styles, write
 
 if TYPE_CHECKING:
+    from mlbench.comparison.comparison import Comparison
     from mlbench.recipes.plan import Request
     from mlbench.runs.outcomes import Outcome
     from mlbench.runs.tracking import TrackerSpec
@@ -88,6 +90,22 @@ def _loss_names(_ctx: click.Context, _param: click.Parameter, value: str | None)
     if value is not None and not names:
         raise MlbenchError("--losses is empty; name at least one (see: mlbench list losses)")
     return names
+
+
+def record_argument(name: str, *, kept: bool = False) -> Callable[[Command], Command]:
+    """Return the argument that names one record; see ``choose_record``.
+
+    Args:
+        name: of the argument.
+        kept: whether its trained network is needed.
+    """
+
+    def choose(_ctx: click.Context, _param: click.Parameter, value: Path) -> Path:
+        from mlbench.records.choice import choose_record
+
+        return choose_record(value, kept=kept)
+
+    return click.argument(name, type=click.Path(path_type=Path), callback=choose)
 
 
 recipe_option = click.option(
@@ -208,6 +226,32 @@ def print_sheets(given: Sequence[Sheet]) -> None:
 def _columns() -> int:
     """Return the width of the terminal, which ``COLUMNS`` overrides; 120 where there is none."""
     return shutil.get_terminal_size((120, 24)).columns
+
+
+def say_where(
+    out: Path, comparisons: Sequence[Comparison], made: Collection[Path], *, models: bool = False
+) -> None:
+    """Say on standard error where the results are, which record is the best, and what comes next.
+
+    Args:
+        out: the results folder.
+        comparisons: of the runs.
+        made: paths of their records.
+        models: whether trained networks were kept.
+    """
+    folder = shlex.quote(str(out))
+    lines = [f"Results: {len(made):,} records in {out}"]
+    rows = [row for each in comparisons for row in each.rows if row.estimates]
+    rows = [row for row in rows if not row.baseline] or rows
+    first = max(rows, key=lambda row: row.estimates["R@1"].mean, default=None)
+    if first:
+        kind = "Highest R@1" if len(rows) > 1 else "Record"
+        lines.append(f"{kind}: {first.label}, {first.files[0]}")
+    lines += [f"Next: mlbench table {folder}", f"      mlbench report {folder}"]
+    if models and first:
+        best = shlex.quote(first.files[0])
+        lines += [f"      mlbench index {best} PHOTOS", f"      mlbench search {best} IMAGE"]
+    click.echo("\n".join(map(printable, lines)), err=True)
 
 
 def report_failures(failed: Sequence[Outcome]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlbench.cli._common import print_list, progress_bar
+from mlbench.cli._common import print_list, progress_bar, record_argument
 from mlbench.errors import printable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("record", type=click.Path(path_type=Path))
+@record_argument("record")
 @click.option(
     "--data-root",
     type=click.Path(path_type=Path),
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 def verify(record: Path, data_root: Path | None, weights: Path | None, device: str) -> None:
     """Repeat the run of RECORD, including training, and compare the results bit for bit.
 
-    Writes nothing. Exits with code 0 if data, loss and every result are identical, 1 if not, 2 if
-    the run cannot be repeated here. Times are not compared; versions and hardware are shown only.
-    Expect identical results on a CPU, with the same hardware, versions and number of threads.
+    RECORD is a record's file, a folder or pack with one record, or FOLDER:LOSS. Writes nothing.
+    Exits with code 0 if data, loss and every result are identical, 1 if not, 2 if the run cannot be
+    repeated here. Times are not compared; versions and hardware are shown only. Expect identical
+    results on a CPU, with the same hardware, versions and number of threads.
     """
     from mlbench.records import store
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from mlbench.cli._common import print_list, progress_bar
+from mlbench.cli._common import print_list, progress_bar, record_argument
 from mlbench.errors import MlbenchError, first_few, printable
 from mlbench.system.streams import write
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlbench.models.model import Model
     from mlbench.models.search import Answer, Hit
 
-_run = click.argument("run", type=click.Path(path_type=Path))
+_run = record_argument("run", kept=True)
 _weights = click.option(
     "--weights",
     type=click.Path(path_type=Path),
@@ -59,7 +59,9 @@ def _output(**settings: str | bool) -> Callable[[Callable[..., None]], Callable[
 def export(
     run: Path, form: Literal["onnx", "pt2", "safetensors"], output: Path, weights: Path | None
 ) -> None:
-    """Write the model of RUN, a record made with --keep-model, for other programs.
+    """Write the model of RUN for other programs.
+
+    RUN is a record made with --keep-model, a folder with one, or FOLDER:LOSS.
 
     The network maps uint8 RGB crops (B, 3, size, size) to L2-normalised embeddings (B, D), for any
     B, and includes the normalisation of pixels. The exported network is run and compared with the
@@ -97,7 +99,9 @@ def export(
 def embed(
     run: Path, folder: Path, output: Path, on_bad_image: str, device: str, weights: Path | None
 ) -> None:
-    """Embed all images below FOLDER with the model of RUN, a record made with --keep-model.
+    """Embed all images below FOLDER with the model of RUN.
+
+    RUN is a record made with --keep-model, a folder with one, or FOLDER:LOSS.
 
     Writes a NumPy .npz: embeddings, float32 (N, D), L2-normalised; paths (N,), relative to FOLDER;
     and, if every image is in a subfolder of FOLDER, the names of these folders as labels (N,), so
@@ -174,9 +178,9 @@ def index(
 ) -> None:
     """Embed all images below FOLDER for `mlbench search`.
 
-    RUN is a record made with --keep-model. Without -o the index is written next to it, where a
-    search with RUN finds it. For an approximate index (ivf), its recall against exact search is
-    printed.
+    RUN is a record made with --keep-model, a folder with one, or FOLDER:LOSS. Without -o the index
+    is written next to the record, where a search with RUN finds it. For an approximate index (ivf),
+    its recall against exact search is printed.
     """
     from mlbench.models.index import default_index, make_index, save_index
 
@@ -264,6 +268,10 @@ def search(
     from mlbench.models.search import query_files, search
     from mlbench.models.search import threshold as threshold_of
 
+    if source.suffix != ".npz":
+        from mlbench.records.choice import choose_record
+
+        source = choose_record(source, kept=True)
     with progress_bar() as report:
         found = open_index(source)
         files = query_files(queries)

@@ -18,6 +18,7 @@ from mlbench.cli._common import (
     report_failures,
     request,
     run_options,
+    say_where,
     trackers,
 )
 from mlbench.errors import MlbenchError, first_few, printable
@@ -87,10 +88,13 @@ def run(
         click.echo(f"benchmark {printable(str(asked.benchmark))}: digest {digest}", err=True)
     with LiveRuns(out, device, executor, quiet=quiet, track=track) as matrix:
         records, problems = _run_all(plans, matrix)
-    print_sheets(sheets(compare(records, varied=_varied(plans))))
+    comparisons = compare(records, varied=_varied(plans))
+    print_sheets(sheets(comparisons))
     if asked.benchmark:
         for line in _benchmark_lines(asked, plans[0], records.values(), out):
             click.echo(printable(line))
+    if records and not quiet:
+        say_where(out, comparisons, records, models=asked.keep_model)
     for problem in problems:
         click.echo(f"FAILED {printable(problem)}", err=True)
     report_failures(matrix.failed)
@@ -212,5 +216,8 @@ def tune(
     with LiveRuns(out, device, executor, quiet=quiet) as matrix:
         tuned = matrix.tune(plan, trials, ranges)
         records = matrix.run(final_plan(plan, tuned), baselines=True)
-    print_sheets([*sheets(compare(records)), tuning_sheet(tuned, plan, records.values())])
+    comparisons = compare(records)
+    print_sheets([*sheets(comparisons), tuning_sheet(tuned, plan, records.values())])
+    if records and not quiet:
+        say_where(out, comparisons, records, models=plan.files.keep_model)
     report_failures(matrix.failed)

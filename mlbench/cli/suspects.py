@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlbench.cli._common import print_list, progress_bar
+from mlbench.cli._common import print_list, progress_bar, record_argument
 from mlbench.errors import printable
 from mlbench.system.streams import write
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@record_argument("run", kept=True)
 @click.argument("folder", metavar="FOLDER|DATASET")
 @click.option(
     "--html",
@@ -54,8 +54,9 @@ def suspects(
 ) -> None:
     """List likely mislabels and near-duplicates among the images of a folder of class folders.
 
-    RUN is a record made with --keep-model; the features of its backbone are compared. Instead of
-    FOLDER, table:FILE or the name of a data set can be used. No file is changed: you decide.
+    RUN is a record made with --keep-model, a folder with one, or FOLDER:LOSS; the features of its
+    backbone are compared. Instead of FOLDER, table:FILE or the name of a data set can be used. No
+    file is changed: you decide.
     """
     from mlbench.models.model import load_model
     from mlbench.models.suspects import all_images, find_suspects

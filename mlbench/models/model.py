@@ -37,9 +37,9 @@ from mlbench.models.kept import (
 )
 from mlbench.progress import Progress
 from mlbench.records import store
+from mlbench.records.choice import choose_record
 from mlbench.records.record import RunRecord
 from mlbench.registry import BACKBONES
-from mlbench.system.files import check_path
 from mlbench.system.known_state import known_state
 from mlbench.training.crops import center_boxes
 from mlbench.training.device import resolve_device
@@ -190,7 +190,7 @@ def load_model(
     """Load the model of a run that was made with ``--keep-model``.
 
     Args:
-        path: of the run's record (``.json``).
+        path: of the run's record (``.json``), of a folder with one such run, or ``FOLDER:LOSS``.
         device: to put it on: ``auto``, ``cpu`` or ``cuda``.
         weights: file of the trunk's weights; only for a frozen trunk whose recipe names a file.
 
@@ -201,10 +201,7 @@ def load_model(
         MlbenchError: no record, its model was not kept or is of another result or damaged, or the
             backbone or its weights cannot be had.
     """
-    path = Path(path)
-    check_path(path)
-    if path.is_dir():
-        raise MlbenchError(f"{path} is a folder; give the record of one run, a .json file in it")
+    path = choose_record(Path(path), kept=True)
     record = store.load(path)
     state = _load_state(path, record)
     backbone = record.recipe.backbone

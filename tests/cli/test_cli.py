@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.command import SET, assert_refused, mlbench, run
+from helpers.command import SET, assert_refused, mlbench, run, said
 from PIL import Image, ImageOps
 
 
@@ -16,6 +16,9 @@ def test_run_prints_the_table_and_goes_on_where_it_stopped(photos: Path, out: Pa
     assert first.exit_code == 0, first.output
     for text in ("softtriple", "npairs", "untrained", "features", "pca", "R@1", "NMI", "±"):
         assert text in first.stdout
+    best = next(line for line in said(first) if line.startswith("Highest R@1: "))
+    assert best.partition("-seed0-")[0].endswith(("/softtriple", "/npairs"))
+    assert said(first)[-2:] == [f"Next: mlbench table {out}", f"      mlbench report {out}"]
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.json")}
     assert len(before) == 10
     again = run(photos, out, "--losses", "softtriple,npairs,triplet", "--seeds", 2)

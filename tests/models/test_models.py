@@ -230,9 +230,8 @@ def test_what_has_no_model_says_so(photos: Path, tmp_path: Path) -> None:
         mlbench.load_model(baseline)
     with pytest.raises(MlbenchError, match="a diverged run has no model"):
         mlbench.load_model(kept(photos, tmp_path / "diverged", **DIVERGING))
-    with pytest.raises(MlbenchError, match="is a folder; give the record of one run"):
-        mlbench.load_model(out)
     (path,) = out.rglob("triplet*.json")
+    assert mlbench.load_model(out).record == mlbench.load_model(f"{out}:triplet").record
     with pytest.raises(MlbenchError, match="needs no weights file"):
         mlbench.load_model(path, weights=baseline)
     with pytest.raises(MlbenchError, match="keep_model: there is no folder"):
