@@ -143,4 +143,4 @@ def test_baselines_of_several_backbones_in_one_command(photos: Path, tmp_path: P
     assert mlbench("table", out, "--rows", fields, "--reference").exit_code == 2
     toml = tmp_path / "bench.toml"
     toml.write_text('recipe = "default"\nlosses = ["features"]\n')
-    assert_refused(mlbench("run", toml, "--backbone", names), "give one backbone")
+    assert_refused(mlbench("run", toml, "--backbone", names), "pass one backbone")
