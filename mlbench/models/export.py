@@ -2,7 +2,8 @@
 
 Every file maps crops, uint8 RGB ``(B, 3, size, size)``, to float32 unit-length ``(B, D)``; the
 normalisation of pixels is part of it. It is uint8 because a program that feeds 0-1 where 0-255 is
-meant gets an error then, not wrong embeddings.
+meant gets an error then, not wrong embeddings. How crops are made of image files is written into
+it (``preprocessing_facts``); ``examples/serve-onnx`` does it without mlbench.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mlbench.errors import MlbenchError, not_installed
 from mlbench.models.kept import plain
 from mlbench.models.model import Model
 from mlbench.system.known_state import known_state
+from mlbench.training.network import Normalise
 
 Format = Literal["onnx", "pt2", "safetensors"]
 
@@ -87,9 +89,7 @@ def facts(model: Model) -> str:
     return json.dumps(
         {
             "input": f"uint8 RGB (B, 3, {model.size}, {model.size})",
-            "resize": model.resize,
-            "interpolation": model.interpolation,
-            "crop": "center",
+            "preprocessing": preprocessing_facts(model),
             "output": f"float32 (B, {model.dim}), unit length",
             "recipe": asdict(record.recipe),
             "loss": {"name": record.loss, "params": record.params},
@@ -100,6 +100,42 @@ def facts(model: Model) -> str:
             "dataset_fingerprint": record.dataset.fingerprint,
         }
     )
+
+
+def preprocessing_facts(model: Model) -> dict[str, Any]:
+    """Return the way from an image file to the network's input, as ``Model.embed`` goes it.
+
+    The steps are in the order in which they are applied. All but ``normalization`` are left to
+    whoever feeds the network; it is part of ONNX and pt2 files, but not of safetensors. A program
+    that knows these steps checks ``version``, which changes with their meaning.
+    """
+    normalise = model.network.trunk.get_submodule("normalise")
+    assert isinstance(normalise, Normalise)
+    return {
+        "version": 1,
+        "frame": "the first of an animation",
+        "orientation": "upright by EXIF tag 274 (1 to 8), before anything else",
+        "grey_16_bit": "clipped to 0-65535, divided by 257, rounded half to even",
+        "alpha": "composited onto white",
+        "mode": "RGB",
+        "resize": {
+            "shorter_side": model.resize,
+            "longer_side": "floor(shorter_side * longer / shorter); none if it is so already",
+            "filter": model.interpolation,
+            "library": "Pillow, Image.resize, which filters against aliasing",
+        },
+        "crop": {
+            "size": model.size,
+            "top": "(height - size) / 2, rounded half to even",
+            "left": "(width - size) / 2, rounded half to even",
+        },
+        "normalization": {
+            "rule": "pixel * factor + offset for each channel",
+            "channels": "bgr" if normalise.reverse else "rgb",
+            "factor": normalise.get_buffer("factor").flatten().tolist(),
+            "offset": normalise.get_buffer("offset").flatten().tolist(),
+        },
+    }
 
 
 def _check_installed() -> None:

@@ -27,7 +27,7 @@ from mlbench.training.network import preprocessing_of
 @pytest.fixture
 def run(photos: Path, tmp_path: Path) -> Path:
     """The record of a run with its model, whose network wants BGR."""
-    settings = QUICK | {"input.channels": "bgr"}
+    settings = QUICK | {"input.channels": "bgr", "input.interpolation": "bicubic"}
     made = mlbench.run(
         "triplet",
         dataset=f"folder:{photos}",
@@ -49,7 +49,11 @@ def pixels(count: int) -> torch.Tensor:
 def check_facts(text: str) -> None:
     found = json.loads(text)
     assert found["input"] == "uint8 RGB (B, 3, 16, 16)"
-    assert found["resize"] == 20
+    steps = found["preprocessing"]
+    assert steps["resize"]["shorter_side"] == 20
+    assert steps["resize"]["filter"] == "bicubic"
+    assert steps["crop"]["size"] == 16
+    assert steps["normalization"]["channels"] == "bgr"
     assert found["loss"]["name"] == "triplet"
     assert found["recipe"]["head"]["dim"] == 8
 
@@ -89,7 +93,8 @@ def test_safetensors_hold_the_whole_network(run: Path, tmp_path: Path) -> None:
     assert exported(run, "safetensors", output).exit_code == 0
     state = safetensors.torch.load_file(output)
     with safe_open(output, framework="pt") as file:
-        check_facts(file.metadata()["mlbench"])
+        text = file.metadata()["mlbench"]
+    check_facts(text)
     # Put together by hand, so that nothing of mlbench's loader is trusted.
     backbone = BACKBONES.get("convnet").load()("none")
     trunk = backbone.trunk.eval()
@@ -99,7 +104,11 @@ def test_safetensors_hold_the_whole_network(run: Path, tmp_path: Path) -> None:
     recipe = store.load(run).recipe
     wanted = preprocessing_of(backbone.preprocessing, recipe.input)
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (wanted.mean, wanted.std))
-    features = trunk((given.flip(1) / 255 - mean) / std)
+    prepared = (given.flip(1) / 255 - mean) / std
+    rule = json.loads(text)["preprocessing"]["normalization"]
+    factor, offset = (torch.tensor(rule[key]).view(1, 3, 1, 1) for key in ("factor", "offset"))
+    torch.testing.assert_close(given.flip(1) * factor + offset, prepared)
+    features = trunk(prepared)
     raw = features @ state["head.weight"].T + state["head.bias"]
     expected = raw / raw.norm(dim=1, keepdim=True)
     model = mlbench.load_model(run, device="cpu")
