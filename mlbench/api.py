@@ -45,15 +45,15 @@ def build_loss(name: str, num_classes: int, embedding_dim: int, **params: ParamV
     Args:
         name: as in ``list_losses()``.
         num_classes: training classes ``C``.
-        embedding_dim: length ``D`` of the embeddings.
-        **params: parameters that differ from the loss's defaults.
+        embedding_dim: dimension ``D`` of the embeddings.
+        **params: hyperparameters that differ from the loss's defaults.
 
     Returns:
-        a module with ``forward(embeddings, labels)``: float ``(B, D)`` (unit length if the loss
+        a module with ``forward(embeddings, labels)``: float ``(B, D)`` (L2-normalised if the loss
         declares so) and int64 ``(B,)`` in ``0 .. C - 1`` to a scalar.
 
     Raises:
-        MlbenchError: unknown name or parameter (near misses are named), or a wrong value.
+        MlbenchError: unknown name or hyperparameter (similar names are suggested), or wrong value.
 
     >>> import mlbench, torch
     >>> loss = mlbench.build_loss("triplet", num_classes=2, embedding_dim=2, margin=0.5)
@@ -93,29 +93,30 @@ def run(
 ) -> RunRecord:
     """Train and evaluate one loss under one recipe.
 
-    The state of torch, NumPy and their generators has no effect on it and is left as it was.
+    The state of torch, NumPy and their generators has no effect on it and is not changed.
 
     Args:
         loss: name of a loss, or of a baseline (``features``, ``pca``, ``untrained``).
         recipe: name of a shipped recipe, or the path of a recipe TOML.
-        dataset: instead of the recipe's.
+        dataset: data set that replaces the recipe's.
         data_root: folder of the data set's files.
-        backbone: instead of the recipe's.
-        settings: recipe fields (``{"schedule.epochs": 2}``) and ``LOSS.parameter`` values.
-        seed: of initialisation, batches and augmentation, 0 .. 2^63 - 1.
+        backbone: backbone that replaces the recipe's.
+        settings: recipe fields (``{"schedule.epochs": 2}``) and hyperparameters
+            (``{"npairs.l2_reg": 0}``).
+        seed: random seed of initialisation, batch order and augmentation, 0 .. 2^63 - 1.
         fold: validation fold, for recipes with folds.
         device: ``auto``, ``cpu`` or ``cuda``.
-        out: folder to save the record in; a record that is there already is returned as it is.
-        on_bad_image: ``skip`` leaves images out that cannot be read.
+        out: folder to save the record in; if the run already has a record there, it is returned.
+        on_bad_image: ``error``, or ``skip`` to skip images that cannot be read.
         compile: train with ``torch.compile``, on a GPU with CUDA graphs.
-        keep_model: keep the trained network beside the record, for ``load_model``; needs ``out``.
-            A record that is there without it is made again.
+        keep_model: save the trained network next to the record, for ``load_model``; requires
+            ``out``. If a record exists without its model, the run is repeated.
 
     Returns:
-        the record.
+        the record of the run (read from ``out`` if it already exists there).
 
     Raises:
-        MlbenchError: any input that is wrong.
+        MlbenchError: wrong input.
     """
     from mlbench.recipes.spec import RunSpec
     from mlbench.records import store
@@ -147,13 +148,13 @@ def run(
     folds = 0 if loss in BASELINES else plan.recipe.selection.folds
     if (fold is None) if folds else (fold is not None):
         kind = "a baseline" if loss in BASELINES else f"a recipe of {folds} folds"
-        raise MlbenchError(f"fold: {fold!r} does not go with {kind}")
+        raise MlbenchError(f"fold: {fold!r} does not fit {kind}")
     if fold is not None:
         fold = whole_number(fold, "fold", 0, folds - 1)
     spec = RunSpec(plan.recipe, plan.losses[0], seed, fold)
     ingredients = Ingredients(plan.recipe, plan.files, resolve_device(device), lambda *_: None)
     if out is None and plan.files.keep_model:
-        raise MlbenchError("keep_model: there is no folder to keep it in; give out")
+        raise MlbenchError("keep_model requires out, the folder to save the model in")
     if out is None:
         return run_one(spec, ingredients)[0]
     store.check_writable(Path(out))

@@ -148,7 +148,7 @@ def _records(
 def _same_loss_twice(progress: PhaseProgress) -> Iterator[Control]:
     names = ("softtriple", "softtriple_again")
     records = _records(progress, "one loss under two names", 2, _QUICK, *names)
-    yield _equal("one loss under two names: figures", *records.values())
+    yield _equal("one loss under two names: values", *records.values())
     standing = _standing(*_totals(records))
     zero = all(each.gap == 0 and each.reaches_zero for each in standing.behind.values())
     behind = ", ".join(
@@ -157,7 +157,7 @@ def _same_loss_twice(progress: PhaseProgress) -> Iterator[Control]:
     yield Control(
         "one loss under two names: table",
         zero and len(standing.marked) == len(names),
-        f"behind: {behind}; {len(standing.marked)} of 2 marked",
+        f"gap: {behind}; {len(standing.marked)} of 2 marked",
     )
 
 
@@ -180,7 +180,7 @@ def _equal(name: str, first: Sequence[RunRecord], second: Sequence[RunRecord]) -
         for metric in a.metrics
     )
     passed = figures[0] == figures[1]
-    return Control(name, passed, "equal to the bit" if passed else f"different, by up to {gap:.2g}")
+    return Control(name, passed, "bit-identical" if passed else f"different, by up to {gap:.2g}")
 
 
 def _permuted_labels(progress: PhaseProgress) -> Control:

@@ -8,7 +8,9 @@ from mlbench._version import DISTRIBUTION
 
 
 class MlbenchError(Exception):
-    """Bad input or a missing resource; the message is one line that says what, where and the mend.
+    """Bad input or a missing resource.
+
+    The message is one line: where, what is wrong, and how to fix it.
 
     The command line prints the message after ``Error:`` and exits with code 2.
     """

@@ -75,30 +75,31 @@ class LossEntry(Entry):
     """A loss: ``target(num_classes, embedding_dim, **params) -> nn.Module``.
 
     The module's ``forward(embeddings, labels)`` takes float ``(B, D)`` and int64 ``(B,)`` and
-    returns a scalar. A loss that declares a ``context`` gets a third argument, a mapping that holds
-    what it declared and nothing else:
+    returns a scalar. A loss that declares a ``context`` gets a third argument, a mapping that
+    contains what it declared and nothing else:
 
-    - ``features``: float ``(B, F)``, the trunk's features, through which gradients flow back;
-    - ``views``: int64 ``(B,)``, the image of each row; every image is in the batch twice, cropped
-      anew, so that half as many images make a batch;
+    - ``features``: float ``(B, F)``, the backbone's features, through which gradients flow back;
+    - ``views``: int64 ``(B,)``, the image of each row; every image is in the batch twice, in two
+      crops, so that a batch has half as many images;
     - ``step``: the number of steps that were taken before;
     - ``levels``: int64 ``(B, L)``, the coarser classes of each image, from finer to coarser.
 
     Attributes:
-        images_per_class: images of each class in a batch; None takes plainly shuffled batches.
-        unit_length: True if the loss is given unit-length embeddings, False for raw ones.
-        lr: learning rate of the loss's own parameters (proxies, centres), or one by the name of
-            each parameter or of the module that holds it; None if it has none.
-        proxies: ``unit`` if those are class vectors of which only the direction counts, ``free``
-            if their length counts or they are of another kind, ``none`` if it has none.
-        defaults: the parameters that users may set, with their default values.
-        search: the numbers among them that are worth tuning, with the least and the greatest value
-            to try; the default lies between. Tried evenly in the logarithm if that spans a factor
-            of 10 or more, else evenly; whole numbers where the default is one. Four fields of the
-            recipe may be among them: ``schedule.epochs``, ``optimizer.lr``, ``optimizer.head_lr``
-            and ``optimizer.loss_lr``, whose default is the recipe's value.
+        images_per_class: images per class in a batch; None means random (shuffled) batches.
+        unit_length: True if the loss receives L2-normalised embeddings, else they are unnormalised.
+        lr: learning rate of the loss's learnable parameters (proxies, centres), or one by the name
+            of each parameter or of its module; None if it has none.
+        proxies: kind of the learnable parameters: ``unit`` if they are class vectors of which only
+            the direction matters, ``free`` if their norm matters or they are not class vectors,
+            ``none`` if there are none.
+        defaults: the hyperparameters that users may set, with their default values.
+        search: the numbers among them that are worth tuning, with the smallest and the largest
+            value to try; the default is between them. The range is sampled on a logarithmic scale
+            if it spans a factor of 10 or more, else uniformly; integers if the default is one. Four
+            fields of the recipe may be among them: ``schedule.epochs``, ``optimizer.lr``,
+            ``optimizer.head_lr`` and ``optimizer.loss_lr``, whose default is the recipe's value.
         formula: the definition in one or a few lines of plain text.
-        context: what its third argument holds; without any it is given two.
+        context: content of its third argument; if empty, there are two arguments.
     """
 
     images_per_class: int | None = None
@@ -136,7 +137,7 @@ class LossEntry(Entry):
     def build(
         self, num_classes: int, embedding_dim: int, params: Mapping[str, ParamValue]
     ) -> nn.Module:
-        """Build the module; MlbenchError names the loss if its factory refuses the parameters."""
+        """Build the module; MlbenchError if its factory rejects the hyperparameters."""
         classes = whole_number(num_classes, f"loss '{self.name}': num_classes", 1)
         dim = whole_number(embedding_dim, f"loss '{self.name}': embedding_dim", 1)
         try:
@@ -148,14 +149,14 @@ class LossEntry(Entry):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one side of a split.
+    """Images of one part of a split, such as the test images.
 
     Attributes:
         names: ``N`` unique names, such as paths relative to the data set's root.
         labels: ``(N,)`` int64 in ``0 .. len(class_names) - 1``, every class present.
         class_names: the classes, in label order.
         read: decodes image ``i`` to ``(H, W, 3)`` uint8 RGB; raises MlbenchError naming the file.
-        groups: ``(N,)`` int64, numbered alike on all sides: images of one group, such as the frames
+        groups: ``(N,)`` int64, numbered alike in all parts: images of one group, such as the frames
             of a video, never count as each other's neighbours. None if no image has a group.
         levels: ``(N, L)`` int64 coarser classes, from finer to coarser; None if there are none.
     """
@@ -179,16 +180,16 @@ class Dataset:
         name: as users type it (without the path of ``folder:PATH`` and ``table:FILE``).
         train: images of the training classes.
         test: images of the test classes, none of which is a training class.
-        fingerprint: SHA-256 (hex) over names, labels and image contents of all sides.
+        fingerprint: SHA-256 (hex) over names, labels and image contents of all parts.
         gallery: images among which each test image is searched; None if each is searched among all
             other test images. Its first classes are those of ``test``, of which some may have no
-            image here; others may follow, of images that are there to be passed over.
-        skipped: names of bad images that were left out of it.
+            image here; others may follow, whose images serve as distractors.
+        skipped: names of unreadable images that were skipped.
         test_class_numbers: numbers of the test classes in the data set's own list of all classes,
             ascending, so that one class has one number in every split; None for the standard
             split, in whose list the training classes come first, then the test classes.
         validation: images of classes that are neither trained nor tested on, by which epochs and
-            parameters may be selected; None if the data set has none of its own.
+            hyperparameters may be selected; None if the data set has none of its own.
     """
 
     name: str
@@ -243,10 +244,10 @@ class Preprocessing:
 
     Attributes:
         scale: 1 for pixels in 0-1, 255 for pixels in 0-255.
-        mean: of the three channels, after scaling, in ``channels`` order.
-        std: likewise.
+        mean: mean of the three channels, after scaling, in ``channels`` order.
+        std: standard deviation, likewise.
         channels: channel order.
-        interpolation: by which images were resized.
+        interpolation: interpolation by which images were resized.
     """
 
     mean: tuple[float, float, float]
@@ -263,12 +264,12 @@ class Backbone:
     Attributes:
         trunk: maps preprocessed images, float ``(B, 3, H, W)``, to pooled features ``(B, F)``.
         features: ``F``.
-        preprocessing: what the weights expect as input.
-        weights_id: what the weights are, e.g. ``"none"`` or ``"imagenet:<sha256 prefix>"``.
+        preprocessing: preprocessing that the weights expect.
+        weights_id: identifier of the weights, e.g. ``"none"`` or ``"imagenet:<sha256 prefix>"``.
         set_pool: puts a global pooling, a module from ``(B, F, ...)`` to ``(B, F)``, in the place
-            of the trunk's own, for recipes whose ``head.pool`` asks for one; such as
+            of the backbone's own, for recipes whose ``head.pool`` asks for one; such as
             ``partial(trunk.set_submodule, "avgpool")`` where the features are flattened after it.
-            None if the trunk has no such place.
+            None if the backbone does not support this.
     """
 
     trunk: nn.Module
@@ -292,9 +293,9 @@ class BackboneEntry(Entry):
 
     Attributes:
         image_size: side in pixels of the (square) images that its weights were trained on.
-        features: length of its pooled features; None if that is known only once it is built.
-        interpolation: by which images are resized where a recipe does not say it; ``backbone`` for
-            that of the weights.
+        features: dimension of its pooled features; None if it is known only once it is built.
+        interpolation: default interpolation of images, if the recipe does not set it;
+            ``backbone`` for that of the weights.
     """
 
     image_size: int = 224

@@ -103,7 +103,7 @@ class Registry(Generic[E]):
     def get(self, name: str) -> E:
         """Return the entry called ``name`` (or ``prefix:argument``); MlbenchError if unknown."""
         if not isinstance(name, str):  # as callers of the Python API may pass
-            raise MlbenchError(f"{self.kind}: {plain(name)!r} is no name")
+            raise MlbenchError(f"{self.kind}: {plain(name)!r} is not a name")
         entry = self._find(name)
         if entry is None and not self._plugins_loaded:
             self._load_plugins()

@@ -149,8 +149,8 @@ def links(document: Path) -> list[str]:
 
 _INTRODUCTION = """# Python API
 
-Printed from the docstrings by `python tools/documents.py`; do not edit by hand. Importing `mlbench`
-imports neither torch nor numpy; they are loaded by the first function that needs them.
+Printed from the docstrings by `python tools/documents.py`; do not edit it manually. Importing
+`mlbench` imports neither torch nor numpy; they are loaded by the first function that needs them.
 """
 _USED = """## What these return
 
@@ -158,7 +158,7 @@ Their classes need not be imported by name.
 """
 _PLUGINS = """## For plugins
 
-How to write one is told in [plugins](plugins.md).
+[Plugins](plugins.md) shows how to write one.
 """
 _RETURNED = ("mlbench.models:Model",)
 _FOR_PLUGINS = (

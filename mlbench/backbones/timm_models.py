@@ -145,7 +145,7 @@ def _hub_file(name: str, published: Mapping[str, Any]) -> Path:
     if not repository:
         raise MlbenchError(
             f"timm publishes no hub weights for '{name}'; "
-            "use backbone.weights=none or give a local file (--set backbone.weights=PATH)"
+            "use backbone.weights=none or a local file (--set backbone.weights=PATH)"
         )
     cached = try_to_load_from_cache(repository, filename)
     if isinstance(cached, str):
@@ -155,5 +155,5 @@ def _hub_file(name: str, published: Mapping[str, Any]) -> Path:
     except Exception as error:  # besides its own, the client lets its HTTP library's errors out
         raise MlbenchError(
             f"cannot fetch {filename} of {repository} from the Hugging Face hub "
-            f"({type(error).__name__}); give a local file (--set backbone.weights=PATH)"
+            f"({type(error).__name__}); use a local file (--set backbone.weights=PATH)"
         ) from error

@@ -93,7 +93,7 @@ def _read_pickled(file: BinaryIO) -> object:
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                raise ValueError("it is compressed, as torch writes none")
+                raise ValueError("it is compressed, which files of torch never are")
     file.seek(0)
     with warnings.catch_warnings(action="ignore"):  # about the pickles that it then refuses
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -122,7 +122,7 @@ def _file_for(
 
 def _unreadable(path: Path) -> MlbenchError:
     return MlbenchError(
-        f"{path} is not a weights file; it must hold a plain state dict (names to tensors), "
+        f"{path} is not a weights file; it must contain a plain state dict (names to tensors), "
         "saved by torch.save or safetensors"
     )
 
@@ -138,7 +138,7 @@ def _check_fit(problem: str, expected: Mapping[str, Tensor], given: Mapping[str,
     }
     found = [f"{_first(keys)} {what}" for what, keys in differences.items() if keys]
     if found:
-        raise MlbenchError(f"{problem}: {'; '.join(found)}; give weights of the same architecture")
+        raise MlbenchError(f"{problem}: {'; '.join(found)}; use weights of the same architecture")
 
 
 def _first(keys: set[str]) -> str:

@@ -151,12 +151,12 @@ def varied_fields(text: str) -> tuple[str, ...]:
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise MlbenchError("--rows is empty; name a recipe field, such as backbone.name")
+        raise MlbenchError("--rows is empty; pass a recipe field, such as backbone.name")
     found = tuple(dict.fromkeys(full_field(name, f"--rows {name}") for name in names))
     for name in found:
         if name == "data.name" or name.startswith("evaluation."):
             raise MlbenchError(
-                f"--rows {name}: figures of other data or of another evaluation cannot be compared"
+                f"--rows {name}: values of other data or of another evaluation cannot be compared"
             )
     return found
 

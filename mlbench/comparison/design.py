@@ -109,8 +109,8 @@ def _plans(
         plan = plan_of(fields, *ends)
     except MlbenchError as error:
         raise MlbenchError(
-            f"setting {number} of the design is no recipe ({error}); let the fields that only go "
-            "together be one factor with --group NAME=FIELD,FIELD"
+            f"setting {number} of the design is not valid ({error}); combine fields that depend on "
+            "each other into one factor with --group NAME=FIELD,FIELD"
         ) from error
     own = replace(plan, seeds=1, first_seed=number)
     if len({*setting}) > 1 or plan.seeds == 1:
@@ -133,14 +133,14 @@ def two_level(factors: Sequence[str], runs: int) -> list[Levels]:
     count = len(factors)
     if count < 2:
         what = f"only in one factor ({factors[0]})" if count else "in nothing"
-        raise MlbenchError(f"the recipes differ {what}; a factorial takes two factors or more")
+        raise MlbenchError(f"the recipes differ {what}; a factorial needs at least two factors")
     if 2**count <= runs:
         return list(product((-1, 1), repeat=count))
     if count >= runs:
         least = 1 << count.bit_length()
         raise MlbenchError(
             f"{count} factors ({', '.join(factors)}) take {least} runs or more: raise --runs, or "
-            "let some of them be one factor with --group NAME=FIELD,FIELD"
+            "combine some of them into one factor with --group NAME=FIELD,FIELD"
         )
     from pydoe import fracfact_by_res
 

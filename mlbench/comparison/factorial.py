@@ -84,8 +84,8 @@ def class_totals(runs: Sequence[RunRecord], metric: str) -> ClassTotals:
     whole = [each for each in found if each is not None and metric in each.sums]
     if len(whole) < len(found):
         raise MlbenchError(
-            f"a record of seed {runs[0].seed} has no totals by test class of {metric}: bring the "
-            "folder to today's form with mlbench results upgrade"
+            f"a record of seed {runs[0].seed} has no totals by test class of {metric}: "
+            "add them with mlbench results upgrade FOLDER"
         )
     first = whole[0].classes, whole[0].queries
     if any(not np.array_equal((each.classes, each.queries), first) for each in whole):

@@ -16,8 +16,8 @@ from mlbench.errors import MlbenchError
 POWER = 0.8
 
 NEEDED = (
-    "planning takes records of two losses or more with two seeds or more, and their totals by "
-    "class; make some with: mlbench run --seeds 3"
+    "planning needs records of at least two losses and two seeds, with totals by class; make "
+    "some with: mlbench run --seeds 3"
 )
 """What records must hold for their variances to be known."""
 _MOST_SEEDS, _MOST_CLASSES = 10_000, 10_000_000
@@ -100,7 +100,7 @@ class Design:
 
     def __post_init__(self) -> None:
         if self.rows < 2 or self.seeds < 2 or self.classes < 2:
-            raise MlbenchError("a plan takes two losses, two seeds and two classes or more")
+            raise MlbenchError("a plan needs at least two losses, two seeds and two classes")
 
     @property
     def tail(self) -> float:

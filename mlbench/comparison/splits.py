@@ -94,7 +94,9 @@ def over_splits(splits: Sequence[Split]) -> OverSplits:
 
 def _names(splits: Sequence[Split]) -> tuple[str, ...]:
     if len(splits) < 2:
-        raise MlbenchError("one split of the classes says nothing of others; take two or more")
+        raise MlbenchError(
+            "one split of the classes does not allow statements about others; use at least two"
+        )
     names = tuple(splits[0].rows)
     for split in splits:
         if set(split.rows) != set(names):

@@ -83,14 +83,14 @@ def deterministic(entry: LossEntry) -> None:
         if not same(first, second):
             fail(
                 f"built and called twice under one torch.manual_seed it gives {first[0]:.6g} and "
-                f"{second[0]:.6g} (or other gradients); draw random numbers from torch alone"
+                f"{second[0]:.6g} (or other gradients); draw random numbers only from torch"
             )
         module = build(entry)
         first, second = (outcome(module, given) for _ in range(2))
         if not same(first, second):
             fail(
                 f"called twice from the same buffers it gives {first[0]:.6g} and {second[0]:.6g}: "
-                "it remembers outside of them what it was given, which no checkpoint would hold; "
+                "it keeps state outside of its buffers, which a checkpoint would not contain; "
                 "use register_buffer"
             )
 
@@ -119,7 +119,9 @@ def _reordered(given: Batch, seed: int) -> Batch:
 
 def _needs_no_chance(entry: LossEntry) -> None:
     if draws_by_chance(entry):
-        raise CheckSkipped("it draws by chance, so one seed picks others from a changed batch")
+        raise CheckSkipped(
+            "it draws random numbers, so one seed selects others from a changed batch"
+        )
 
 
 def label_renaming(entry: LossEntry) -> None:
@@ -138,7 +140,7 @@ def label_renaming(entry: LossEntry) -> None:
         if not close(before, after):
             fail(
                 f"expected {before:.6g} when classes change their numbers (and rows), got "
-                f"{after:.6g}; is a label used with another row than its own?"
+                f"{after:.6g}; is a label used with the wrong row?"
             )
 
 
@@ -152,8 +154,8 @@ def declared_length(entry: LossEntry) -> None:
         if not close(short, long):
             return
     fail(
-        "declares unit_length=False but, a penalty on length apart, ignores the embeddings' "
-        "length: it normalises; declare unit_length=True or leave the normalising out"
+        "declares unit_length=False but, except for a penalty on the norm, ignores the "
+        "embeddings' norm: it normalises; declare unit_length=True or do not normalise"
     )
 
 
@@ -234,7 +236,7 @@ def declared_proxies(entry: LossEntry) -> None:
     if entry.proxies == "none" and names:
         fail(f"declares proxies='none' but trains {names}; declare proxies and lr")
     if entry.proxies != "none" and not names:
-        fail(f"declares proxies='{entry.proxies}' but has no parameters to train")
+        fail(f"declares proxies='{entry.proxies}' but has no learnable parameters")
     if (entry.lr is None) != (entry.proxies == "none"):
         fail(f"declares proxies='{entry.proxies}' with lr={entry.lr}; proxies need a rate")
     without = [name for name in trained(build(entry)) if entry.rate_of(name) is None]

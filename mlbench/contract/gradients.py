@@ -34,7 +34,7 @@ def gradients_reach(entry: LossEntry) -> None:
         if not all(bool(g.isfinite().all()) for g in gradients):
             fail(f"the gradient of {name} is not finite")
         if not any(g.any() for g in gradients):
-            fail(f"no gradient reaches {name} in {len(gradients)} batches holding all classes")
+            fail(f"no gradient reaches {name} in {len(gradients)} batches that contain all classes")
     known = {id(p) for p in module.parameters()}
     for leaf in _leaves(value(module, next(batches(entry)))):
         if id(leaf) not in known:
@@ -64,7 +64,7 @@ def true_gradient(entry: LossEntry) -> None:
     """
     problem = _gradient_problem(entry, nullcontext)
     if problem and not _gradient_problem(entry, _ConstantDetached().again):
-        raise CheckSkipped("true with what the loss detaches taken as constant, but not otherwise")
+        raise CheckSkipped("true if what the loss detaches is constant, but not otherwise")
     if problem:
         fail(f"in float64 the gradient is not the derivative of the loss: {problem}")
 

@@ -36,7 +36,7 @@ def memory(entry: LossEntry) -> None:
         evaluation = value(module.eval(), given, buffers=kept)
         for name, buffer in before.items():
             if not torch.equal(buffer, kept[name]):
-                fail(f"changes its buffer '{name}' in evaluation mode; do so in training alone")
+                fail(f"changes its buffer '{name}' in evaluation mode; change it only in training")
         held = [name for name, buffer in after.items() if _holds(buffer, given.embeddings)]
         if held and not close(training, evaluation):
             fail(

@@ -78,7 +78,7 @@ def _import(module: str, attribute: str) -> Any:
     except Exception as error:  # importing foreign code may raise anything
         raise MlbenchError(
             f"cannot import '{module}:{attribute}': {brief(error)}; "
-            "give a loss's name or module:attribute"
+            "pass a loss's name or module:attribute"
         ) from error
     if not isinstance(found, LossEntry) and not callable(found):
         raise MlbenchError(f"'{module}:{attribute}' is neither a loss factory nor a LossEntry")

@@ -65,7 +65,7 @@ def check_loss(subject: LossEntry | str) -> tuple[CheckResult, ...]:
 
     Returns:
         the results in the order of the checks; if one of the first two fails, the others are
-        skipped. The state of torch, NumPy and their generators is left as it was.
+        skipped. The state of torch, NumPy and their generators is not changed.
 
     Raises:
         MlbenchError: there is no such loss. (A loss that cannot be built fails its first check.)
@@ -80,7 +80,7 @@ def check_loss(subject: LossEntry | str) -> tuple[CheckResult, ...]:
 
 
 def assert_loss(subject: LossEntry | str) -> None:
-    """Fail a test with every check that the loss fails; takes what ``check_loss`` takes.
+    """Fail a test with every check that the loss fails; arguments as in ``check_loss``.
 
     Raises:
         AssertionError: a line for each failed check.

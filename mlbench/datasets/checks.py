@@ -33,17 +33,17 @@ def check_dataset(dataset: Dataset) -> None:
     """Raise MlbenchError if a data set, such as a plugin's, breaks what its classes promise."""
     if not isinstance(dataset, Dataset):
         kind = type(dataset).__name__
-        raise MlbenchError(f"the data set's loader returns {kind}, not a Dataset; mend it")
+        raise MlbenchError(f"the data set's loader returns {kind}, not a Dataset; fix it")
     for side, images in dataset.sides.items():
         problem = _problem(images, whole=side != "gallery")
         if problem:
             where = f"data set '{dataset.name}', {side} side"
-            raise MlbenchError(f"{where}: {problem}; mend its loader")
+            raise MlbenchError(f"{where}: {problem}; fix its loader")
     numbers, count = dataset.test_numbers, len(dataset.test.class_names)
     if len(numbers) != count or (np.diff(numbers, prepend=-1) < 1).any():
         raise MlbenchError(
             f"data set '{dataset.name}': test_class_numbers must be {count} whole numbers in "
-            "ascending order; mend its loader"
+            "ascending order; fix its loader"
         )
     _check_classes(dataset)
 
@@ -62,7 +62,7 @@ def _check_classes(dataset: Dataset) -> None:
     if gallery is not None and gallery.class_names[: len(tested)] != tested:
         raise MlbenchError(
             f"data set '{dataset.name}': the classes of its gallery must begin with those of its "
-            "test side, in the same order; mend its loader"
+            "test side, in the same order; fix its loader"
         )
 
 
@@ -89,7 +89,7 @@ def _problem(images: ImageSet, *, whole: bool) -> str:
 def without_bad_images(dataset: Dataset, side: int, progress: PhaseProgress) -> Dataset:
     """Return the data set without the images that cannot be read, with a warning about them.
 
-    What is left out changes the fingerprint, so that records of the rest are never taken for those
+    What is skipped changes the fingerprint, so that records of the rest are never taken for those
     of the complete data set. What was found is kept in the cache, by content.
 
     Args:
@@ -108,7 +108,7 @@ def without_bad_images(dataset: Dataset, side: int, progress: PhaseProgress) -> 
     _check_rest(dataset, bad, listed)
     count, total = sum(map(len, bad.values())), sum(map(len, dataset.sides.values()))
     warnings.warn(
-        f"{dataset.name}: left out {count:,} of {total:,} images that cannot be read (listed in "
+        f"{dataset.name}: skipped {count:,} of {total:,} images that cannot be read (listed in "
         f"{listed}); results are not comparable with the complete data set's",
         DataWarning,
         stacklevel=2,
@@ -188,7 +188,7 @@ def _check_rest(dataset: Dataset, bad: Bad, listed: Path) -> None:
         lost = [images.class_names[c] for c in sorted(hit) if c >= len(left) or left[c] < least]
         if lost:
             raise MlbenchError(
-                f"{dataset.name}: bad images (listed in {listed}) leave fewer than "
+                f"{dataset.name}: unreadable images (listed in {listed}) leave fewer than "
                 f"{('one', 'two')[least - 1]} of these {which} classes: {first_few(lost)}; add "
                 "images to each or remove it"
             )

@@ -73,7 +73,7 @@ def read_columns(source: Path, needed: Sequence[str], optional: Sequence[str]) -
             return _read_parquet(source, needed, optional)
     except OSError as error:
         raise MlbenchError(f"cannot read {source}: {error.strerror or error}") from error
-    raise MlbenchError(f"{source}: not a table; give a .csv, .tsv or .parquet file")
+    raise MlbenchError(f"{source}: not a table; use a .csv, .tsv or .parquet file")
 
 
 def _read_text(
@@ -84,7 +84,7 @@ def _read_text(
         _, first = next(rows)
     except StopIteration:
         header = delimiter.join(needed)
-        raise MlbenchError(f"{source} is empty; give it the header '{header}' and rows") from None
+        raise MlbenchError(f"{source} is empty; add the header '{header}' and rows") from None
     header = [name.strip() for name in first]
     chosen = _chosen(source, header, needed, optional, delimiter)
     cells: dict[str, list[str]] = {name: [] for name in chosen}
@@ -95,7 +95,7 @@ def _read_text(
         if len(row) != len(header):
             raise MlbenchError(
                 f"{source}, line {line:,}: {len(row)} cells, and the header has {len(header)}; "
-                "give each row as many, and quote cells that hold the separator"
+                "every row needs as many; quote cells that contain the separator"
             )
         for column, append in wanted:
             append(same.setdefault(row[column], row[column]))
@@ -124,7 +124,7 @@ def _rows(source: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[s
                 yield reader.line_num, row
     except csv.Error as error:
         raise MlbenchError(
-            f"{source}, line {reader.line_num:,}: {error}; mend its quotes"
+            f"{source}, line {reader.line_num:,}: {error}; fix its quotes"
         ) from error
 
 
@@ -158,14 +158,14 @@ def _chosen(
         found = first_few([*map(repr, header)])
         raise MlbenchError(f"{source}: {problem}; its header has {found}")
     if others:
-        text = f"{source.name}: columns that are not read: {first_few(others)}"
+        text = f"{source.name}: ignored columns: {first_few(others)}"
         warnings.warn(printable(text), DataWarning, stacklevel=6)
     return [name for name in header if name in known]
 
 
 def _filled(columns: Columns) -> Columns:
     if not len(columns):
-        raise MlbenchError(f"{columns.source} has a header and no rows; give it a row an image")
+        raise MlbenchError(f"{columns.source} has a header and no rows; add one row per image")
     return columns
 
 

@@ -35,6 +35,6 @@ def find(name: str, given: Path | None, folder: str, markers: tuple[str, ...]) -
             return candidate
     raise MlbenchError(
         f"{name}: no {' and '.join(markers)} in {root} or its {folder}; get it with 'mlbench data "
-        f"fetch {name}', or give the folder that holds it with --data-root DIR or in the "
+        f"fetch {name}', or specify the folder that contains it with --data-root DIR or in the "
         f"environment variable {ROOT_VARIABLE}"
     )

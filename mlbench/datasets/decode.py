@@ -26,11 +26,11 @@ class BadImagesError(MlbenchError):
     def __init__(self, reasons: Sequence[str], listed_in: Path | None = None) -> None:
         self.reasons = tuple(reasons)
         several = len(reasons) > 1
-        count = f"{len(reasons)} bad images: " if several else ""
+        count = f"{len(reasons)} unreadable images: " if several else ""
         shown = first_few([reason.removesuffix(_MEND) for reason in reasons], "; ")
         rest = f" (all are listed in {listed_in})" if listed_in else ""
         it = "them" if several else "it"
-        mend = f"replace or remove {it}, or leave {it} out with --on-bad-image skip"
+        mend = f"replace or remove {it}, or skip {it} with --on-bad-image skip"
         super().__init__(f"{count}{shown}{rest}; {mend}")
 
 

@@ -217,7 +217,7 @@ def _read(folder: Path, names: tuple[str, ...], crops: Mapping[str, Crop], i: in
     if bottom > image.shape[0] or right > image.shape[1]:
         raise MlbenchError(
             f"image {crop.name}: its box leaves the {image.shape[1]} x {image.shape[0]} pixels of "
-            "the file; mend the box"
+            "the file; fix the box"
         )
     return image[top:bottom, left:right]
 

@@ -85,7 +85,7 @@ def _sides(folder: Path) -> _Sides:
 
 def _folders(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise MlbenchError(f"{folder} is not a folder; give one that holds a folder per class")
+        raise MlbenchError(f"{folder} is not a folder; use one that contains a folder per class")
     here = folder.resolve()
     return [
         path.name
@@ -106,9 +106,9 @@ def _given_split(folder: Path, names: Sequence[str], roles: Mapping[str, str]) -
     where = f"{folder} is split into {first_few(names)}"
     if len(roles) < len(names) or tuple(sorted(roles.values())) not in _GIVEN:
         raise MlbenchError(
-            f"{where}; mlbench takes 'train' and 'test', or 'train', 'query' and 'gallery', and "
+            f"{where}; mlbench expects 'train' and 'test', or 'train', 'query' and 'gallery', and "
             "draws validation classes from those to train on: move the class folders into these, "
-            "and all else elsewhere"
+            "and everything else elsewhere"
         )
     part = {"test" if role == "query" else role: name for name, role in roles.items()}
     sides = {
@@ -126,7 +126,7 @@ def _check_split(where: str, sides: _Sides) -> None:
         counts = first_few([str(len(classes)) for classes in sides.values()])
         raise MlbenchError(
             f"{where}, which hold {counts} class folders; put at least 2 with the images of a "
-            "class each into every one, or all class folders beside each other"
+            "class each into every one, or all class folders next to each other"
         )
     trained = {folded(c.name) for c in sides["train"]}
     tested = [*sides["test"], *sides.get("gallery", ())]

@@ -63,7 +63,8 @@ class PixelCache:
         # Reading what is no longer there would end the process without a word (SIGBUS).
         if self.file.size() < len(self.file):
             raise MlbenchError(
-                "the pixel cache was cut off while in use; the same command makes it again"
+                "the pixel cache was truncated while in use; run the same command again to "
+                "rebuild it"
             )
         start, height, width = self.offsets[i], self.heights[i], self.widths[i]
         return self.data[start : start + 3 * height * width].reshape(height, width, 3)

@@ -34,7 +34,7 @@ def resplit(dataset: Dataset, split: int) -> tuple[Dataset, Members]:
     if dataset.gallery is not None:
         raise MlbenchError(
             f"data set '{dataset.name}': no random splits, as its test images are searched in a "
-            "gallery, which its training classes do not have; leave --splits out"
+            "gallery, which its training classes do not have; omit --splits"
         )
     count = len(dataset.train.class_names)
     names = (*dataset.train.class_names, *dataset.test.class_names)

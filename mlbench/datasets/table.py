@@ -110,7 +110,7 @@ def _names(columns: Columns) -> tuple[list[str], dict[str, Crop]]:
     for row, path in enumerate(paths):
         if not is_inside(path):
             problem = "empty" if not path else f"'{path[:80]}' is not below the table's folder"
-            mend = "give paths relative to the table, and put it beside or above the images"
+            mend = "use paths relative to the table, and put it next to or above the images"
             raise columns.error(row, "path", f"{problem}; {mend}")
     boxes = _boxes(columns)
     crops = [Crop(path, box) if box else None for path, box in zip(paths, boxes, strict=True)]
@@ -119,7 +119,7 @@ def _names(columns: Columns) -> tuple[list[str], dict[str, Crop]]:
     for row, name in enumerate(names):
         if first.setdefault(name, row) != row:
             there = columns.place(first[name])
-            problem = f"'{name[:80]}' is in {there} already; remove one of the two rows"
+            problem = f"'{name[:80]}' already occurs in {there}; remove one of the two rows"
             raise columns.error(row, "path", problem)
     return names, {crop.name: crop for crop in crops if crop}
 
@@ -145,9 +145,7 @@ def _box(columns: Columns, row: int, cells: Sequence[str]) -> tuple[int, int, in
     )
     for low, high, column in ((left, right, "x_2"), (top, bottom, "y_2")):
         if high <= low:
-            problem = (
-                f"{high} is not above {column[0]}_1, which is {low}; give x_1 < x_2, y_1 < y_2"
-            )
+            problem = f"{high} is not above {column[0]}_1, which is {low}; set x_1 < x_2, y_1 < y_2"
             raise columns.error(row, column, problem)
     return left, top, right, bottom
 
@@ -155,7 +153,7 @@ def _box(columns: Columns, row: int, cells: Sequence[str]) -> tuple[int, int, in
 def _pixels(columns: Columns, row: int, edge: str, cell: str) -> int:
     text = cell.strip().removesuffix(".0")
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        problem = f"'{cell[:40]}' is no whole number of pixels; fill all four, or leave all empty"
+        problem = f"'{cell[:40]}' is not a whole number of pixels; set all four, or leave all empty"
         raise columns.error(row, edge, problem)
     return int(text)
 
@@ -168,13 +166,13 @@ def _sides(images: _Images) -> dict[str, list[int]]:
         if flags:
             raise MlbenchError(
                 f"{columns.source}: column '{flags[0]}' needs a column 'split' that says which "
-                f"images are to train on; give each row one of {', '.join(_SPLITS)}"
+                f"images are to train on; set one of these in each row: {', '.join(_SPLITS)}"
             )
         return _halves(images)
     splits = [cell.lower() for cell in _texts(columns, "split")]
     for row, split in enumerate(splits):
         if split not in _SPLITS:
-            raise columns.error(row, "split", f"'{split[:40]}'; give one of {', '.join(_SPLITS)}")
+            raise columns.error(row, "split", f"'{split[:40]}'; use one of {', '.join(_SPLITS)}")
     sides = {split: [i for i, each in enumerate(splits) if each == split] for split in _SPLITS}
     for needed in ("train", "test"):
         if not sides[needed]:
@@ -223,7 +221,7 @@ def _marked(columns: Columns, splits: Sequence[str], flag: str) -> set[int]:
     for row, cell in enumerate(columns.cells[flag]):
         value = _BOOLEANS.get(cell.strip().lower())
         if value is None:
-            raise columns.error(row, flag, f"'{cell[:40]}'; give true or false")
+            raise columns.error(row, flag, f"'{cell[:40]}'; use true or false")
         if value and splits[row] != "test":
             problem = f"true, and the split is '{splits[row]}'; queries and gallery are of 'test'"
             raise columns.error(row, flag, problem)
@@ -262,7 +260,7 @@ def _check_disjoint(images: _Images, parts: _Sides) -> None:
             problem = (
                 f"class '{label[:40]}' is in {split} here and in {other} in "
                 f"{images.columns.place(there)}; mlbench tests and validates on classes that were "
-                "not trained on: give all images of a class one split"
+                "not trained on: put all images of a class into one split"
             )
             raise images.columns.error(row, "label", problem)
 
@@ -274,7 +272,7 @@ def _check_files(images: _Images) -> None:
     missing = [row for row, path in enumerate(paths) if not is_file(folder / path)]
     if missing:
         more = f" ({len(missing):,} such rows in all)" if len(missing) > 1 else ""
-        problem = f"no file '{folder / paths[missing[0]]}'{more}; mend the path or remove the row"
+        problem = f"no file '{folder / paths[missing[0]]}'{more}; fix the path or remove the row"
         raise columns.error(missing[0], "path", problem)
     boxed = [row for row, name in enumerate(images.names) if name in images.crops]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -289,7 +287,7 @@ def _check_box(columns: Columns, row: int, crop: Crop, size: tuple[int, int] | N
     for end, whole, column in zip(crop.box[2:], size, ("x_2", "y_2"), strict=True):
         if end > whole:
             kind = "wide" if column == "x_2" else "high"
-            problem = f"the box ends at {end}, and the image is {whole} pixels {kind}; mend the box"
+            problem = f"the box ends at {end}, and the image is {whole} pixels {kind}; fix the box"
             raise columns.error(row, column, problem)
 
 
@@ -322,7 +320,7 @@ def _check_groups(columns: Columns, sides: _Sides, names: Sequence[str]) -> None
         if name and split[there] != split[row]:
             problem = (
                 f"'{name[:40]}' is in {split[row]} here and in {split[there]} in "
-                f"{columns.place(there)}; give all images of a group one split"
+                f"{columns.place(there)}; put all images of a group into one split"
             )
             raise columns.error(row, "group", problem)
 

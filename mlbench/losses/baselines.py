@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BASELINES = {
-    "untrained": "the network as it starts, its head random",
-    "features": "the trunk's features as they start, full width",
-    "pca": "those features, projected by PCA of the training images to the embedding's length",
+    "untrained": "the initial network, with a random head",
+    "features": "the initial backbone's features, all dimensions",
+    "pca": "those features, projected by PCA of the training images to the embedding dimension",
 }
 
 

@@ -6,7 +6,7 @@ PAIRS: tuple[LossEntry, ...] = (
     LossEntry(
         name="npairs",
         target="mlbench.losses.npairs:NPairs",
-        summary="softmax over one pair a class, raw dot products",
+        summary="softmax over one pair per class, unnormalised dot products",
         paper="Sohn, NeurIPS 2016, eq. 6 and 7 (l2_reg 0.005 ours: the paper gives no value)",
         formula=(
             "mean_i log(1 + sum_{j!=i} exp(a_i.p_j - a_i.p_i)) + l2_reg mean ||x||^2; "
@@ -37,7 +37,7 @@ PAIRS: tuple[LossEntry, ...] = (
         paper="Hermans et al., arXiv 1703.07737 (2017), eq. 5; soft margin as in their code",
         formula=(
             "mean_a softplus(max_p d_ap - min_n d_an + margin), or [...]_+ unless soft; "
-            "d = ||x - y||, raw embeddings"
+            "d = ||x - y||, unnormalised embeddings"
         ),
         images_per_class=4,
         unit_length=False,
@@ -51,7 +51,7 @@ PAIRS: tuple[LossEntry, ...] = (
         paper="Hermans et al., arXiv 1703.07737 (2017), eq. 6; soft margin as for triplet_hard",
         formula=(
             "mean_{a,p,n} softplus(d_ap - d_an + margin), or [...]_+ unless soft; "
-            "d = ||x - y||, raw embeddings"
+            "d = ||x - y||, unnormalised embeddings"
         ),
         images_per_class=4,
         unit_length=False,
@@ -75,7 +75,7 @@ PAIRS: tuple[LossEntry, ...] = (
     LossEntry(
         name="margin",
         target="mlbench.losses.pml:margin",
-        summary="pair hinges around a learned boundary a class, distance-weighted negatives",
+        summary="pair hinges around a learned boundary per class, distance-weighted negatives",
         paper="Wu et al., ICCV 2017, section 4; defaults of the authors' code",
         formula=(
             "sum over triplets of [d_ap - beta_a + margin]_+ + [beta_a - d_an + margin]_+ + nu "
@@ -105,7 +105,7 @@ PAIRS: tuple[LossEntry, ...] = (
         paper="Oh Song et al., CVPR 2016, eq. 4 (margin 1)",
         formula=(
             "1 / (2 |P|) sum_{(i,j) in P} [log(sum_k e^(margin - d_ik) + sum_l e^(margin - d_jl)) "
-            "+ d_ij]_+^2; d = ||x - y||, raw embeddings"
+            "+ d_ij]_+^2; d = ||x - y||, unnormalised embeddings"
         ),
         images_per_class=4,
         unit_length=False,
@@ -119,7 +119,7 @@ PAIRS: tuple[LossEntry, ...] = (
         paper="Hermans et al., arXiv 1703.07737 (2017), L_LG (margin 1: their largest)",
         formula=(
             "mean_a [log sum_p e^d_ap + log sum_n e^(margin - d_an)]_+; d = ||x - y||, "
-            "raw embeddings"
+            "unnormalised embeddings"
         ),
         images_per_class=4,
         unit_length=False,
@@ -176,7 +176,7 @@ PAIRS: tuple[LossEntry, ...] = (
     LossEntry(
         name="snr",
         target="mlbench.losses.pairs:snr",
-        summary="contrastive loss on the noise-to-signal ratio, raw embeddings",
+        summary="contrastive loss on the noise-to-signal ratio, unnormalised embeddings",
         paper="Yuan et al., CVPR 2019, contrastive form; margin and weight ours",
         formula=(
             "mean_p r_ap + mean_n [margin - r_an]_+ + zero_mean mean_i |sum_d x_id|; "
@@ -207,7 +207,7 @@ PAIRS: tuple[LossEntry, ...] = (
         paper="Wieczorek et al., ICONIP 2021, squared distances; nearest centroid of their code",
         formula=(
             "mean_a [||a - c_own||^2 - min_c ||a - c||^2 + margin]_+; c: mean of another class, "
-            "c_own: of its own class without a; raw embeddings"
+            "c_own: that of its own class without a; unnormalised embeddings"
         ),
         images_per_class=4,
         unit_length=False,

@@ -6,7 +6,7 @@ PROXIES: tuple[LossEntry, ...] = (
     LossEntry(
         name="softtriple",
         target="mlbench.losses.softtriple:SoftTriple",
-        summary="cross-entropy over the soft maximum of several learned centres a class",
+        summary="cross-entropy over the soft maximum of several learned centres per class",
         paper="Qian et al., ICCV 2019, eq. 6-9; defaults of the authors' code",
         formula=(
             "s_c = sum_k softmax_k(x.w_ck / gamma) x.w_ck; cross-entropy of la (s_c - margin [c=y])"
@@ -32,7 +32,7 @@ PROXIES: tuple[LossEntry, ...] = (
     LossEntry(
         name="softmax_norm",
         target="mlbench.losses.softtriple:softmax_norm",
-        summary="cross-entropy of scaled cosines to one learned centre a class",
+        summary="cross-entropy of scaled cosines to one learned centre per class",
         paper="Qian et al., ICCV 2019, eq. 3 (SoftTriple with K = 1, margin 0, tau 0)",
         formula="cross-entropy of la x.w_c",
         lr=1e-2,
@@ -67,7 +67,7 @@ PROXIES: tuple[LossEntry, ...] = (
         name="proxy_anchor",
         target="mlbench.losses.proxies:ProxyAnchor",
         summary="each proxy as an anchor for all images of the batch",
-        paper="Kim et al., CVPR 2020, eq. 4; init and rate, 100 times the trunk's, of their code",
+        paper="Kim et al., CVPR 2020, eq. 4; init and rate (100 times the backbone's): code",
         formula=(
             "1/|P+| sum_{c in P+} log(1 + sum_{i in c} e^(-alpha (s_ic - margin))) "
             "+ 1/C sum_c log(1 + sum_{i not in c} e^(alpha (s_ic + margin))); P+: classes present"
@@ -95,7 +95,7 @@ PROXIES: tuple[LossEntry, ...] = (
     LossEntry(
         name="sub_center_arcface",
         target="mlbench.losses.proxies:ArcFace",
-        summary="arcface with the nearest of several centres a class",
+        summary="arcface with the nearest of several centres per class",
         paper="Deng et al., ECCV 2020, eq. 2 (K = 3); init of insightface",
         formula="arcface with cos(t_c) = max_k x.w_ck",
         lr=1e-2,
@@ -117,7 +117,7 @@ PROXIES: tuple[LossEntry, ...] = (
     LossEntry(
         name="sphereface",
         target="mlbench.losses.proxies:SphereFace",
-        summary="softmax with the angle to the true class multiplied, raw embeddings",
+        summary="softmax with the angle to the true class multiplied, unnormalised embeddings",
         paper="Liu et al., CVPR 2017, eq. 7 (margin 4), without annealing; init of their code",
         formula=(
             "cross-entropy of ||x|| f(t_c), f = cos but for the true class (-1)^k cos(margin t) - "
@@ -147,7 +147,7 @@ PROXIES: tuple[LossEntry, ...] = (
         formula=(
             "cross-entropy of scale x.w_c over images and their mixtures x = a x_i + (1 - a) x_j, "
             "y_i != y_j, whose own classes w = a w_yi + (1 - a) w_yj join the others; "
-            "a ~ Beta(mixing, mixing), ratio B mixtures, all of unit length"
+            "a ~ Beta(mixing, mixing), ratio B mixtures, all L2-normalised"
         ),
         lr=1e-2,
         proxies="unit",
@@ -157,7 +157,7 @@ PROXIES: tuple[LossEntry, ...] = (
     LossEntry(
         name="adaface",
         target="mlbench.losses.faces:AdaFace",
-        summary="margins that grow or shrink with the length of the embedding, raw embeddings",
+        summary="margins that grow or shrink with the norm of the unnormalised embedding",
         paper="Kim et al., CVPR 2022, eq. 12 (m 0.4, h 0.333, momentum 0.01); init of their code",
         formula=(
             "cross-entropy of scale s_c, s_y = cos(t_y - margin q) - margin (1 + q); "
@@ -178,7 +178,7 @@ PROXIES: tuple[LossEntry, ...] = (
     LossEntry(
         name="hist",
         target="mlbench.losses.hist:HIST",
-        summary="class distributions, and a hypergraph network over the batch; raw embeddings",
+        summary="class distributions and a hypergraph network over the unnormalised batch",
         paper="Lim et al., CVPR 2022; parameters of their code for CUB, hidden 512",
         formula=(
             "cross-entropy of -tau d^2_ic + weight cross-entropy of G s(G x W1) W2; d: "

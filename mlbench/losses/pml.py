@@ -50,7 +50,7 @@ class Adapted(FullPrecision):
             names = [type(m).__name__ for m in (self.loss, self.miner) if m is not None]
             reason = " ".join(str(error).split()) or type(error).__name__
             raise MlbenchError(
-                f"{' with '.join(names)} of pytorch-metric-learning does not take a batch of "
+                f"{' with '.join(names)} of pytorch-metric-learning does not accept a batch of "
                 f"{len(y)} embeddings with labels: {reason}; use another loss or miner"
             ) from error
 
@@ -177,7 +177,7 @@ def by_name(name: str, num_classes: int, embedding_dim: int, **params: ParamValu
     of_loss = {k: v for k, v in params.items() if not k.startswith("miner_")}
     sizes = {"num_classes": num_classes, "embedding_size": embedding_dim}
     if of_miner and not plus:
-        raise MlbenchError(f"pml:{name} has no miner to take miner_{next(iter(of_miner))}")
+        raise MlbenchError(f"pml:{name} has no miner for miner_{next(iter(of_miner))}")
     loss = _build(losses, losses.BaseMetricLossFunction, loss_name, of_loss, sizes)
     miner = _build(miners, miners.BaseMiner, miner_name, of_miner, {}) if plus else None
     adapted = Adapted(loss, miner)
@@ -193,7 +193,7 @@ def _try_out(adapted: Adapted, num_classes: int, embedding_dim: int) -> None:
         value = copy.deepcopy(adapted)(F.normalize(leaf), labels)
         if not isinstance(value, Tensor) or value.shape != () or not value.requires_grad:
             name = type(adapted.loss).__name__
-            raise MlbenchError(f"{name} of pytorch-metric-learning gives no scalar to train by")
+            raise MlbenchError(f"{name} of pytorch-metric-learning returns no scalar to train with")
         value.backward()
 
 
@@ -219,7 +219,7 @@ def _build(
     try:
         return kinds[name](**given)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise MlbenchError(f"{name} of pytorch-metric-learning refuses {given}: {error}") from error
+        raise MlbenchError(f"{name} of pytorch-metric-learning rejects {given}: {error}") from error
 
 
 def _parameters(kind: type[nn.Module]) -> set[str]:

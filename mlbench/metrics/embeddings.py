@@ -84,7 +84,7 @@ def _read(path: Path, file: zipfile.ZipFile) -> Embeddings:
             has = first_few(there) or "none"
             raise MlbenchError(f"{path} has no array '{name}'; its arrays: {has}")
     if ("gallery" in there) != ("gallery_labels" in there):
-        raise MlbenchError(f"{path}: gallery and gallery_labels belong together; give both or none")
+        raise MlbenchError(f"{path}: gallery and gallery_labels belong together; pass both or none")
     sides = [("embeddings", "labels"), ("gallery", "gallery_labels")]
     sides = sides[: 2 if "gallery" in there else 1]
     rows = [_vectors(path, file, name) for name, _ in sides]
@@ -148,7 +148,7 @@ def _array(
     with _naming(path, f"array '{name}'"), file.open(name + _SUFFIX) as stream:
         shape, fortran, dtype = _header(stream)
         if dtype.hasobject:
-            raise MlbenchError(f"{path}: {name} holds Python objects; save it as {wanted}")
+            raise MlbenchError(f"{path}: {name} contains Python objects; save it as {wanted}")
         if dtype.kind not in kinds or len(shape) != ndim:
             raise MlbenchError(f"{path}: {name} is {dtype} {shape}; expected {wanted}")
         info = file.getinfo(name + _SUFFIX)
@@ -165,7 +165,7 @@ def _array(
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(stream)
     if version not in _HEADER_READERS:
-        raise ValueError(f"its format {version} is not known")
+        raise ValueError(f"its format {version} is unknown")
     return _HEADER_READERS[version](stream)
 
 

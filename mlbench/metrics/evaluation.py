@@ -91,16 +91,16 @@ def evaluate(
     seed: int = 0,
     memory_mb: int | None = None,
 ) -> dict[str, float]:
-    """Return all metrics of embeddings under mlbench's protocol.
+    """Return all metrics of embeddings under mlbench's evaluation protocol.
 
-    Without a gallery every row is a query against all others, itself left out by index. With one,
-    queries are searched in the gallery and nothing is left out. Similarity is cosine; ties go to
-    the lower index; a query with no image of its class to find is a miss and counted as lone.
-    NMI is of the queries (``embeddings``) alone, with a gallery too.
+    Without a gallery every row is a query against all others, excluding itself by index. With one,
+    queries are searched in the gallery and nothing is excluded. Similarity is cosine; ties go to
+    the lower index; a query without another image of its class is a miss and counted as lone.
+    NMI uses only the queries (``embeddings``), also with a gallery.
 
     Args:
-        embeddings: ``(Q, D)`` real numbers: a tensor, whose device does the work, or whatever NumPy
-            or DLPack can read; masked and sparse arrays are refused.
+        embeddings: ``(Q, D)`` real numbers: a tensor, on whose device computation runs, or anything
+            that NumPy or DLPack can read; masked and sparse arrays are rejected.
         labels: ``(Q,)`` integers, likewise.
         gallery: ``(G, D)``.
         gallery_labels: ``(G,)`` integers, given with ``gallery``.
@@ -110,9 +110,9 @@ def evaluate(
             ``gallery`` are.
         ks: the k of R@k.
         depths: the k of P@k and mAP@k.
-        verification: whether to compare all pairs too, as ``evaluate_pairs`` does.
-        nmi_restarts: k-means restarts behind NMI.
-        seed: of the k-means restarts, 0 .. 2^63 - 1.
+        verification: whether to also compare all pairs, as ``evaluate_pairs`` does.
+        nmi_restarts: number of k-means restarts for NMI.
+        seed: random seed of the k-means restarts, 0 .. 2^63 - 1.
         memory_mb: working memory of the neighbour search, in MiB above inputs and results; by
             default 256, and 2,048 on a GPU.
 

@@ -42,11 +42,11 @@ def as_sides(
     rows = as_vectors(embeddings, "embeddings")
     classes = as_labels(labels, len(rows), "labels")
     if (gallery is None) != (gallery_labels is None):
-        raise MlbenchError("gallery and gallery_labels belong together; give both or neither")
+        raise MlbenchError("gallery and gallery_labels belong together; pass both or neither")
     if (gallery_groups is not None) != (groups is not None and gallery is not None):
         raise MlbenchError(
             "groups and gallery_groups belong together with a gallery, and gallery_groups nowhere "
-            "else; give both or neither"
+            "else; pass both or neither"
         )
     queries = Side(rows, classes, _as_groups(groups, len(rows), "groups"))
     if gallery is None or gallery_labels is None:

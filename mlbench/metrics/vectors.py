@@ -51,7 +51,7 @@ def as_labels(values: LabelsLike, count: int, what: str) -> Labels:
     labels = _as_tensor(values, what, f"({count},) integers").cpu()
     if labels.shape != (count,):
         shape = tuple(labels.shape)
-        raise MlbenchError(f"{what}: expected shape ({count},), one a row, got {shape}")
+        raise MlbenchError(f"{what}: expected shape ({count},), one per row, got {shape}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         kind = str(labels.dtype).removeprefix("torch.")
         raise MlbenchError(f"{what}: expected integers, got {kind}; number the classes first")
@@ -83,24 +83,24 @@ def _as_tensor(values: Any, what: str, wanted: str) -> Tensor:
         array = np.asarray(_with_arrays(values, what))
     except (TypeError, ValueError, RuntimeError, BufferError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise MlbenchError(f"{what}: not an array ({reason}); give {wanted}") from error
+        raise MlbenchError(f"{what}: not an array ({reason}); pass {wanted}") from error
     return _from_numpy(array, what)
 
 
 def _refuse_unreadable(values: Any, what: str) -> None:
     """Raise MlbenchError for containers whose numbers are not all there, or not to be had."""
     if isinstance(values, np.ma.MaskedArray):
-        raise MlbenchError(f"{what}: a masked array; leave the masked rows out and give its .data")
+        raise MlbenchError(f"{what}: a masked array; remove the masked rows and pass its .data")
     if type(values).__module__.startswith("scipy.sparse"):
-        raise MlbenchError(f"{what}: a sparse matrix; give a dense one, its .toarray()")
+        raise MlbenchError(f"{what}: a sparse matrix; pass a dense one, its .toarray()")
     if not isinstance(values, Tensor):
         return
     if values.is_nested or values.layout != torch.strided:
-        raise MlbenchError(f"{what}: a sparse or nested tensor; give a dense one, its .to_dense()")
+        raise MlbenchError(f"{what}: a sparse or nested tensor; pass a dense one, its .to_dense()")
     if values.is_meta:
-        raise MlbenchError(f"{what}: a tensor on the meta device has no values; give one that has")
+        raise MlbenchError(f"{what}: a tensor on the meta device has no values; pass one that has")
     if values.is_quantized:
-        raise MlbenchError(f"{what}: a quantized tensor; give its .dequantize()")
+        raise MlbenchError(f"{what}: a quantized tensor; pass its .dequantize()")
 
 
 def _dense(tensor: Tensor) -> Tensor:

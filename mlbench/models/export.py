@@ -90,7 +90,7 @@ def facts(model: Model) -> str:
         {
             "input": f"uint8 RGB (B, 3, {model.size}, {model.size})",
             "preprocessing": preprocessing_facts(model),
-            "output": f"float32 (B, {model.dim}), unit length",
+            "output": f"float32 (B, {model.dim}), L2-normalised",
             "recipe": asdict(record.recipe),
             "loss": {"name": record.loss, "params": record.params},
             "seed": record.seed,

@@ -86,7 +86,7 @@ def existing_folder(folder: Path) -> Path:
     """Return a folder as an absolute path, links kept; MlbenchError if there is none."""
     path = Path(os.path.abspath(expanded(folder)))  # noqa: PTH100 -- links stay as users know them
     if not path.is_dir():
-        raise MlbenchError(f"no folder '{folder}'; give one with images")
+        raise MlbenchError(f"no folder '{folder}'; pass one with images")
     return path
 
 

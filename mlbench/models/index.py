@@ -197,12 +197,16 @@ def open_index(source: Path) -> Index:
             f"{path}: damaged, or not an index; make it with mlbench index"
         ) from error
     if source.suffix == ".json" and index.run.name != source.name:
-        raise MlbenchError(f"{path}: is of {index.run.name}; make one with: mlbench index {source}")
+        raise MlbenchError(
+            f"{path}: is an index of {index.run.name}; make one with: mlbench index {source}"
+        )
     model = index.run.with_suffix(SUFFIXES[0])
     if not model.is_file():
-        raise MlbenchError(f"{path}: the model of its run is not at {model}; make the index again")
+        raise MlbenchError(
+            f"{path}: the model {model} of this index no longer exists; rebuild the index"
+        )
     if file_sha256(model) != index.model_sha256:
-        raise MlbenchError(f"{path}: made with another model than {model}; make the index again")
+        raise MlbenchError(f"{path}: made with another model than {model}; rebuild the index")
     return index
 
 

@@ -52,19 +52,19 @@ Picture = str | PathLike[str] | Image.Image | ImageArray | Tensor
 
 
 class Model(nn.Module):
-    """A trained network with its preprocessing: images to unit-length embeddings.
+    """A trained network with its preprocessing: images to L2-normalised embeddings.
 
     Args:
-        network: from crops to raw embeddings.
-        record: of the run that it is of.
-        dim: length of its embeddings.
+        network: maps crops to unnormalised embeddings.
+        record: record of its run.
+        dim: dimension of its embeddings.
 
     Attributes:
         record: see above.
-        size: side of its input in pixels.
-        resize: what the shorter side of an image becomes before its centre is cut out, in pixels.
-        interpolation: by which it is resized.
-        dim: length of an embedding.
+        size: side of the square input, in pixels.
+        resize: length of the shorter side of an image before the centre crop, in pixels.
+        interpolation: interpolation used for resizing.
+        dim: dimension of an embedding.
     """
 
     def __init__(self, network: Embedder, record: RunRecord, dim: int) -> None:
@@ -82,7 +82,7 @@ class Model(nn.Module):
             pixels: ``(B, 3, size, size)`` RGB in 0-255, uint8 or float.
 
         Returns:
-            float32 ``(B, dim)`` of unit length.
+            float32 ``(B, dim)``, L2-normalised.
         """
         return F.normalize(self.network(pixels).float())
 
@@ -93,13 +93,13 @@ class Model(nn.Module):
             images: ``N`` paths, Pillow images or ``(H, W, 3)`` uint8 RGB arrays or tensors.
 
         Returns:
-            float32 ``(N, dim)`` of unit length, on the CPU.
+            float32 ``(N, dim)``, L2-normalised, on the CPU.
 
         Raises:
             MlbenchError: an image cannot be read.
         """
         if isinstance(images, str | PathLike | Image.Image):
-            raise MlbenchError("embed() takes a list of images, even of one")
+            raise MlbenchError("embed() requires a list of images, even for one image")
         found = embed_images(self, image_set(list(images)))
         if found.bad:
             raise MlbenchError(next(iter(found.bad.values())))
@@ -187,19 +187,21 @@ def load_model(
     device: str = "auto",
     weights: str | PathLike[str] | None = None,
 ) -> Model:
-    """Load the model of a run that was made with ``--keep-model``.
+    """Load the model of a run that was executed with ``--keep-model``.
 
     Args:
-        path: of the run's record (``.json``), of a folder with one such run, or ``FOLDER:LOSS``.
-        device: to put it on: ``auto``, ``cpu`` or ``cuda``.
-        weights: file of the trunk's weights; only for a frozen trunk whose recipe names a file.
+        path: path of the run's record (``.json``), of a folder with one such run, or
+            ``FOLDER:LOSS``.
+        device: device to load the model onto: ``auto``, ``cpu`` or ``cuda``.
+        weights: file of the backbone's weights; only for a frozen backbone whose recipe names a
+            file.
 
     Returns:
         the network in evaluation mode, with its preprocessing.
 
     Raises:
-        MlbenchError: no record, its model was not kept or is of another result or damaged, or the
-            backbone or its weights cannot be had.
+        MlbenchError: there is no record; its model was not saved, belongs to another result or
+            is damaged; or the backbone or its weights are not available.
     """
     path = choose_record(Path(path), kept=True)
     record = store.load(path)
@@ -207,7 +209,7 @@ def load_model(
     backbone = record.recipe.backbone
     stored = any(name.startswith("trunk.") for name in state)
     if weights is not None and (stored or backbone.weights in ("imagenet", "none")):
-        raise MlbenchError(f"{path}: its model needs no weights file; leave it out")
+        raise MlbenchError(f"{path}: its model needs no weights file; omit it")
     network, dim = _build(record, state, None if weights is None else Path(weights), stored=stored)
     _fill(path, network, state, trunk=stored)
     place = resolve_device(device)
@@ -219,14 +221,14 @@ def _load_state(path: Path, record: RunRecord) -> StateDict:
     if has_none(record):
         raise MlbenchError(f"{path}: a diverged run has no model; choose another run")
     model = path.with_suffix(SUFFIXES[0])
-    mend = "make it with the command of the run and --keep-model"
+    mend = "create it by repeating the command of the run with --keep-model"
     if not model.is_file():
-        raise MlbenchError(f"{path}: its model was not kept; {mend}")
+        raise MlbenchError(f"{path}: its model was not saved; {mend}")
     found = kept_result(model)
     if found is None:
         raise MlbenchError(f"{model}: damaged, or not a model of mlbench; remove it and {mend}")
     if found != result_id(record):
-        raise MlbenchError(f"{model}: of another run than the record; remove it and {mend}")
+        raise MlbenchError(f"{model}: belongs to another run than the record; remove it and {mend}")
     return safetensors.torch.load_file(model)
 
 
@@ -244,7 +246,8 @@ def _build(
         backbone = factory("none", None)
     elif spec.weights not in ("imagenet", "none") and weights is None:
         raise MlbenchError(
-            f"the trunk's weights are the file of SHA-256 {spec.weights[:12]}...; give its path "
+            f"the backbone's weights are the file with SHA-256 {spec.weights[:12]}...; pass its "
+            f"path "
             "with --weights"
         )
     else:
@@ -252,7 +255,7 @@ def _build(
     if not stored and backbone.weights_id != record.weights_id:
         raise MlbenchError(
             f"backbone '{spec.name}' has weights {backbone.weights_id} here, and those of the run "
-            f"are {record.weights_id}; install or give those"
+            f"are {record.weights_id}; install those, or pass their file"
         )
     trunk = Trunk(backbone, recipe)
     head, dim = _head(record, state, backbone.features)

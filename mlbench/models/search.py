@@ -55,7 +55,7 @@ def query_files(given: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(expanded, given):
         if not path.exists():
-            raise MlbenchError(f"no file '{path}'; give an image or a folder of images")
+            raise MlbenchError(f"no file '{path}'; pass an image or a folder of images")
         files += [path / name for name in images_below(path)] if path.is_dir() else [path]
     return files
 
@@ -120,7 +120,7 @@ def threshold(text: str, record: RunRecord) -> float:
     if mark and name.lower() == "far":
         return _threshold_at(value, record)
     if mark or not -1 <= value <= 1:
-        raise MlbenchError(f"--threshold: '{text}' is no cosine such as 0.6, and no far=0.001")
+        raise MlbenchError(f"--threshold: '{text}' is neither a cosine such as 0.6 nor far=0.001")
     return value
 
 

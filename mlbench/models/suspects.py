@@ -148,7 +148,7 @@ def find_suspects(model: Model, images: ImageSet, progress: Progress | None = No
     found = embed_images(trunk_of(model), watched, progress)
     whole = np.array([i for i in range(len(images)) if i not in found.bad], np.int64)
     if len(whole) < 4:
-        raise MlbenchError(f"{len(whole)} images can be read; give at least 4")
+        raise MlbenchError(f"{len(whole)} images can be read; at least 4 are needed")
     labels, names = images.labels[whole], [images.names[i] for i in whole]
     classes = [images.class_names[label] for label in labels]
     copies = _copies(thumbnails[whole])

@@ -303,7 +303,7 @@ def _resolve_files(table: dict[str, Any], root: Path | None) -> tuple[dict[str, 
         path = expanded(weights).absolute()
         if not is_regular(path):
             raise MlbenchError(
-                f"backbone.weights: no file '{weights}'; give 'imagenet', 'none' or a weights file"
+                f"backbone.weights: no file '{weights}'; use 'imagenet', 'none' or a weights file"
             )
         backbone["weights"] = _sha256(path)
         files = replace(files, weights=path)

@@ -89,7 +89,7 @@ def read_recipe_table(
     check_path(path)
     real = os.path.realpath(path)
     if real in passed:
-        raise MlbenchError(f"{source}: base goes in a circle; let one of the files have no base")
+        raise MlbenchError(f"{source}: circular base; remove base from one of the files")
     return _with_base(read_toml(path), str(path), path.parent, (*passed, real))
 
 

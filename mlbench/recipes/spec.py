@@ -262,8 +262,8 @@ class Recipe:
             raise MlbenchError("recipe: input.train_resize is below input.size; the crop must fit")
         if self.optimizer.momentum != "usual" and self.optimizer.name not in ("sgd", "rmsprop"):
             raise MlbenchError(
-                f"recipe: optimizer {self.optimizer.name} has no momentum to set; leave "
-                "optimizer.momentum out or set it to usual"
+                f"recipe: optimizer {self.optimizer.name} has no momentum to set; omit "
+                "optimizer.momentum or set it to usual"
             )
         if self.selection.rule == "validation" and not self.selection.folds:
             raise MlbenchError(
@@ -271,13 +271,13 @@ class Recipe:
                 "the data set's own validation images"
             )
         if 1 not in self.evaluation.ks or len(set(self.evaluation.ks)) != len(self.evaluation.ks):
-            raise MlbenchError("recipe: evaluation.ks must hold 1, and no value twice")
+            raise MlbenchError("recipe: evaluation.ks must contain 1, and no value twice")
         if len(set(self.evaluation.depths)) != len(self.evaluation.depths):
-            raise MlbenchError("recipe: evaluation.depths holds a value twice")
+            raise MlbenchError("recipe: evaluation.depths contains a value twice")
         if self._largest_rate() > math.log(_LARGEST_SINGLE):
             raise MlbenchError(
                 f"recipe: schedule.decay {self.schedule.decay:g} raises a learning rate above "
-                f"{_LARGEST_SINGLE:g}; lower it or give fewer schedule.milestones"
+                f"{_LARGEST_SINGLE:g}; lower it or use fewer schedule.milestones"
             )
 
     def _largest_rate(self) -> float:

@@ -22,7 +22,9 @@ def migrate(table: dict[str, Any], where: str) -> dict[str, Any]:
     """
     version = table.get("schema_version")
     if type(version) is not int or version < 1:
-        raise MlbenchError(f"{where}: schema_version {version!r} never was; was it edited?")
+        raise MlbenchError(
+            f"{where}: unknown schema_version {version!r}; the file may have been edited"
+        )
     if version > SCHEMA_VERSION:
         raise MlbenchError(
             f"{where}: record of schema {version}, made by a newer mlbench (this one reads up to "
@@ -58,7 +60,9 @@ def _added(table: dict[str, Any], where: str, **new: Any) -> dict[str, Any]:
     present = new.keys() & table.keys()
     if present:
         names = ", ".join(sorted(present))
-        raise MlbenchError(f"{where}: {names} is not of its schema; was it edited?")
+        raise MlbenchError(
+            f"{where}: {names} does not belong to its schema; the file may have been edited"
+        )
     return {**table, **new}
 
 

@@ -43,7 +43,7 @@ def pack_results(folder: Path, output: Path | None = None) -> Packed:
     """
     path = output or Path(f"{folder.absolute()}{SUFFIX}")
     if not is_pack(path):
-        raise MlbenchError(f"{path}: the name of a pack of results ends with {SUFFIX}")
+        raise MlbenchError(f"{path}: the name of a pack of results must end with {SUFFIX}")
     results = read_results(folder)
     if not results.records:
         raise MlbenchError(f"no readable record in '{folder}'")

@@ -69,7 +69,9 @@ def read_pack(path: Path) -> Iterator[tuple[str, bytes]]:
             yield from _members(path, packed)
     except (OSError, EOFError, zlib.error) as error:  # gzip's own is an OSError
         raise_lack(error)
-        raise MlbenchError(f"{path}: cannot be read as a pack ({error}); get it again") from error
+        raise MlbenchError(
+            f"{path}: cannot be read as a pack ({error}); obtain it again"
+        ) from error
 
 
 def _members(path: Path, packed: gzip.GzipFile) -> Iterator[tuple[str, bytes]]:
@@ -94,10 +96,12 @@ def _listed(path: Path, packed: gzip.GzipFile) -> list[tuple[str, int]]:
         raise MlbenchError(f"{path}: made by a newer mlbench; upgrade mlbench to read it")
     listed = header.get("records")
     if not isinstance(listed, list) or not all(map(_is_entry, listed)):
-        raise MlbenchError(f"{path}: its list of records is damaged; get the pack again")
+        raise MlbenchError(f"{path}: its list of records is damaged; obtain the pack again")
     names = {name for name, _ in listed}
     if len(names) < len(listed) or sum(size for _, size in listed) > _MOST_BYTES:
-        raise MlbenchError(f"{path}: a record is there twice, or there is too much; do not use it")
+        raise MlbenchError(
+            f"{path}: a record occurs twice, or there is extra content; do not use it"
+        )
     return [(name, size) for name, size in listed]
 
 
@@ -129,6 +133,6 @@ def read_member(path: Path) -> bytes | None:
             wanted = path.relative_to(pack).as_posix()
             found = next((content for name, content in read_pack(pack) if name == wanted), None)
             if found is None:
-                raise MlbenchError(f"{pack}: it holds no record '{printable(wanted)}'")
+                raise MlbenchError(f"{pack}: it contains no record '{printable(wanted)}'")
             return found
     return None

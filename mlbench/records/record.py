@@ -84,39 +84,40 @@ class Cost:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that is kept of a run.
+    """The saved result of one run: settings, data, metrics, cost and environment.
 
     Attributes:
-        schema_version: of this form.
-        recipe_id: of ``recipe``.
-        recipe: what is equal in a comparison.
+        schema_version: version of the record format.
+        recipe_id: identifier (hash) of ``recipe``.
+        recipe: training and evaluation configuration that all runs of a table share.
         loss: name of the loss or baseline.
-        loss_source: ``built-in``, or the distribution (and its version) that brought it.
-        params: all its parameters, defaults included.
-        seed: of initialisation, batches and augmentation.
-        fold: class-disjoint fold that was left out of training, or None.
-        dataset: what was trained and tested on.
-        protocol_version: of the evaluator's definitions.
-        weights_id: what the backbone's initial weights were.
+        loss_source: ``built-in``, or the distribution (and its version) that provides the loss.
+        params: all hyperparameters of the loss, including defaults.
+        seed: random seed of initialisation, batch order and augmentation.
+        fold: class-disjoint fold that was excluded from training, or None.
+        dataset: data set that was trained and tested on.
+        protocol_version: version of the evaluation protocol.
+        weights_id: identifier of the backbone's initial weights.
         status: ``ok``, or ``diverged`` if the loss became NaN or infinite.
         selected_epoch: 0-based epoch whose network was evaluated; None for a baseline.
         metrics: ``R@k``, ``NMI``, ``MAP@R``, ``R-Precision`` and, if the recipe asks for them,
             ``P@k``, ``mAP@k`` and ``TAR@FAR=f`` as fractions, and the counts ``n_query``,
             ``n_gallery``, ``n_lone``; empty if diverged.
-        loss_report: what the loss says of itself after training.
+        loss_report: diagnostics that the loss reports after training, such as
+            ``distinct_centers``.
         curve: one row per epoch.
         cost: time and memory.
         provenance: software and hardware.
-        queries_sha256: of the per-query scores in the ``.npz`` that was saved beside the record;
+        queries_sha256: checksum of the per-query scores in the ``.npz`` next to the record;
             None if there is none, or it cannot be checked.
-        class_totals: ``totals`` in the form in which they are kept; None if diverged, and in
+        class_totals: ``totals`` in the form in which they are saved; None if diverged, and in
             records of schema 1 and 2 that were not upgraded.
-        split: number of the random split of the classes (``datasets.resplit``); None, which is left
-            out of the JSON, is the data set's own.
-        needs: what the loss declared, as ``mlbench list losses`` says it; empty for a baseline, and
+        split: number of the random split of the classes (``datasets.resplit``); None, which the
+            JSON omits, is the data set's own.
+        needs: requirements of the loss, as in ``mlbench list losses``; empty for a baseline, and
             where it was not recorded.
-        verification: how a threshold tells pairs of test images apart; None if the recipe does not
-            ask for it, or the run diverged; left out of the JSON then.
+        verification: how well a threshold separates pairs of test images; None, which the JSON
+            omits, if the recipe does not ask for it or the run diverged.
     """
 
     schema_version: int
@@ -195,7 +196,7 @@ def _read_checked(content: bytes, where: str) -> RunRecord:
     if table["schema_version"] > 1 and checksum != sha256(dump(table).encode()):
         raise MlbenchError(
             f"{where}: its content does not match its checksum; it was edited or damaged: "
-            "restore it, or remove it and make the run again"
+            "restore it, or delete it and repeat the run"
         )
     return record
 
@@ -249,7 +250,7 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key '{twice}' is there twice")
+        raise ValueError(f"the key '{twice}' occurs twice")
     return table
 
 
@@ -296,10 +297,15 @@ def sha256(content: bytes) -> str:
 def _check_consistent(record: RunRecord, where: str) -> None:
     """Refuse a recipe and figures that no run gives; such a record was edited or damaged."""
     if record.recipe.recipe_id != record.recipe_id:
-        raise MlbenchError(f"{where}: recipe_id does not match the recipe; was it edited?")
+        raise MlbenchError(
+            f"{where}: recipe_id does not match the recipe; the file may have been edited"
+        )
     if record.status == "diverged":
         if record.metrics or record.class_totals or record.verification:
-            raise MlbenchError(f"{where}: diverged but with metrics; was it edited?")
+            raise MlbenchError(
+                f"{where}: status is 'diverged' but there are metrics; the file may have been "
+                f"edited"
+            )
         return
     evaluation, pairs = record.recipe.evaluation, record.verification
     recalls = [f"R@{k}" for k in sorted(evaluation.ks)]
@@ -309,13 +315,20 @@ def _check_consistent(record: RunRecord, where: str) -> None:
     wanted = fractions | {"n_query", "n_gallery", "n_lone"}
     if set(record.metrics) != wanted:
         wrong = ", ".join(sorted(set(record.metrics) ^ wanted))
-        raise MlbenchError(f"{where}: without metrics or with others ({wrong}); was it edited?")
+        raise MlbenchError(
+            f"{where}: metrics are missing or unexpected ({wrong}); the file may have been edited"
+        )
     for name in fractions:
         if not -1e-9 <= record.metrics[name] <= 1 + 1e-9:
-            raise MlbenchError(f"{where}: {name} is {record.metrics[name]}, no fraction")
+            raise MlbenchError(
+                f"{where}: {name} is {record.metrics[name]}; it must be between 0 and 1"
+            )
     for low, high in (*pairwise(recalls), ("MAP@R", "R-Precision")):
         if record.metrics[low] > record.metrics[high] + 1e-9:
-            raise MlbenchError(f"{where}: {low} is above {high}, which cannot be; was it edited?")
+            raise MlbenchError(
+                f"{where}: {low} is above {high}, which is impossible; the file may have been "
+                f"edited"
+            )
     _check_totals(record, where)
 
 
@@ -337,10 +350,11 @@ def _check_totals(record: RunRecord, where: str) -> None:
         wanted, found = record.metrics.get(name, math.nan), summed.get(name, math.nan)
         if not abs(wanted - found) <= _TOTALS_TOLERANCE:
             raise MlbenchError(
-                f"{where}: class_totals give {name} {found}, metrics {wanted}; was it edited?"
+                f"{where}: class_totals give {name} {found}, metrics {wanted}; the file may have "
+                f"been edited"
             )
     if len(totals.classes) != record.dataset.test_classes:
         raise MlbenchError(
             f"{where}: class_totals are of {len(totals.classes)} classes, the data set has "
-            f"{record.dataset.test_classes}; was it edited?"
+            f"{record.dataset.test_classes}; the file may have been edited"
         )

@@ -81,7 +81,7 @@ def check_writable(out: Path) -> None:
     except OSError as error:
         raise MlbenchError(
             f"cannot write to the results folder {out}: {error.strerror or error}; "
-            "give another one with --out"
+            "choose another one with --out"
         ) from error
 
 
@@ -153,7 +153,7 @@ def load_results(path: str | os.PathLike[str]) -> list[RunRecord]:
     """Return every record under the folder ``path``; warn of files that cannot be read.
 
     Raises:
-        MlbenchError: there is no such folder, or not one file in it that could be a record.
+        MlbenchError: there is no such folder, or no file in it that could be a record.
     """
     results = read_results(Path(path))
     for problem in results.problems:

@@ -106,7 +106,7 @@ def _unpacked(text: str, size: int) -> bytes:
     except zlib.error as error:
         raise ValueError(str(error)) from error
     if len(content) != size or not unpacking.eof or unpacking.unused_data:
-        raise ValueError("they are not of the size that is said")
+        raise ValueError("their size is not the declared one")
     return content
 
 

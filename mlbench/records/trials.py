@@ -94,7 +94,8 @@ def validation_recipe(recipe: Recipe) -> Recipe:
     """
     if recipe.selection.rule != "last":
         raise MlbenchError(
-            f"tune: selection.rule '{recipe.selection.rule}' chooses epochs; only parameters are "
+            f"tune: selection.rule '{recipe.selection.rule}' selects epochs; only "
+            f"hyperparameters are "
             "tuned here: --set selection.rule=last"
         )
     return with_folds(recipe, recipe.selection.folds or DEFAULT_FOLDS)

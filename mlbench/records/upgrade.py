@@ -107,10 +107,12 @@ def _with_totals(path: Path, record: RunRecord, dataset: Dataset) -> RunRecord:
     if record.dataset.skipped:
         dataset = leave_out(dataset, frozenset(record.dataset.skipped))
     if dataset.fingerprint != record.dataset.fingerprint:
-        raise MlbenchError(f"{path}: data set '{dataset.name}' here is not that of the record")
+        raise MlbenchError(
+            f"{path}: data set '{dataset.name}' here differs from that of the record"
+        )
     labels, scores = dataset.test.labels, read_scores(path, record.queries_sha256)
     if scores is None or len(scores.ap_at_r) != len(labels):
-        raise MlbenchError(f"{path}: the per-query scores of its run do not lie beside it")
+        raise MlbenchError(f"{path}: the per-query scores of its run are not next to it")
     by_metric = {**scores.hits, "MAP@R": scores.ap_at_r}
     totals = totals_by_class(by_metric, labels, dataset.test_numbers)
     made = replace(record, class_totals=totals.pack())

@@ -36,7 +36,7 @@ def write_report(
     check_path(output)
     if output.is_dir():
         raise MlbenchError(
-            f"{output} is a folder; give a file with -o, such as {output}/report.html"
+            f"{output} is a folder; pass a file with -o, such as {output}/report.html"
         )
     results = read_results(folder)
     if not results.records:

@@ -47,8 +47,8 @@ class ImageFinder:
             raise dataset
         if dataset.fingerprint != record.dataset.fingerprint:
             raise MlbenchError(
-                f"the images of '{name}' at hand are not those of the records (fingerprint "
-                f"{dataset.fingerprint[:12]}, not {record.dataset.fingerprint[:12]}); give the "
+                f"the local images of '{name}' differ from those used in the records (fingerprint "
+                f"{dataset.fingerprint[:12]}, not {record.dataset.fingerprint[:12]}); pass the "
                 "folder of those with --data-root"
             )
         return dataset

@@ -32,7 +32,9 @@ def check_picture(path: Path) -> None:
     """Raise MlbenchError if no picture can be written to ``path``."""
     check_path(path)
     if path.suffix not in (".png", ".svg") or not path.parent.is_dir():
-        raise MlbenchError(f"cannot write the picture {path}: give a .png or .svg in a folder")
+        raise MlbenchError(
+            f"cannot write the picture {path}: use a .png or .svg file in an existing folder"
+        )
 
 
 def save_picture(figure: Figure, path: Path) -> None:

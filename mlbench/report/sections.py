@@ -205,7 +205,7 @@ def _classes(
 ) -> Classes:
     recalls = figures.by_class(images.labels, len(images.class_names))
     order = np.argsort(recalls.mean(axis=0).round(9), kind="stable")
-    parts = {"Every class, the worst first": order}
+    parts = {"All classes, lowest R@1 first": order}
     if len(order) > 2 * SHOWN_CLASSES:
         parts = {
             f"The {SHOWN_CLASSES} worst classes": order[:SHOWN_CLASSES],

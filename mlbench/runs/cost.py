@@ -40,7 +40,7 @@ def cost_in_words(plans: Sequence[Plan], device: torch.device) -> tuple[str, ...
     rate = slowest if slowest == fastest else f"{slowest} to {fastest}"
     return counted, (
         f"about {_long(seconds)} in one process of this machine, whose training steps have just "
-        f"been measured: {rate} images a second ({device}); evaluation is not counted"
+        f"been measured: {rate} images per second ({device}); evaluation is not counted"
     )
 
 

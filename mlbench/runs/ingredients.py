@@ -116,12 +116,12 @@ class Ingredients:
         if (folds == 1) > (dataset.validation is not None):
             raise MlbenchError(
                 f"selection.folds: 1 fold is the data set's own validation images, and "
-                f"{dataset.name} has none; give 2 or more, or 0"
+                f"{dataset.name} has none; use 2 or more, or 0"
             )
         if folds > 1 and dataset.validation is not None:
             raise MlbenchError(
                 f"selection.folds: {dataset.name} has validation images of its own, which 1 fold "
-                f"validates on, and no {folds} are drawn; give --folds 1"
+                f"validates on, so {folds} folds are not drawn; use --folds 1"
             )
         if folds > 1 and len(dataset.train.class_names) < 2 * folds:
             raise MlbenchError(
@@ -220,7 +220,7 @@ class Ingredients:
         spec = self.recipe.backbone
         if spec.weights not in ("imagenet", "none") and self.files.weights is None:
             raise MlbenchError(
-                f"backbone.weights is the file of SHA-256 {spec.weights[:12]}...; give its path "
+                f"backbone.weights is the file with SHA-256 {spec.weights[:12]}...; pass its path "
                 "with --set backbone.weights=PATH"
             )
         torch.manual_seed(seed)
@@ -354,7 +354,7 @@ def _check_backbone(backbone: Backbone, recipe: Recipe) -> None:
     size, name = recipe.input.size, f"backbone '{recipe.backbone.name}'"
     if not isinstance(backbone, Backbone):
         kind = type(backbone).__name__
-        raise MlbenchError(f"{name}: its factory returns {kind}, not a Backbone; mend it")
+        raise MlbenchError(f"{name}: its factory returns {kind}, not a Backbone; fix it")
     trunk = Trunk(backbone, recipe).eval()
     try:
         with torch.inference_mode():
@@ -363,10 +363,10 @@ def _check_backbone(backbone: Backbone, recipe: Recipe) -> None:
         reason = " ".join(str(error).split())
         raise MlbenchError(
             f"{name} cannot take images of input.size {size} ({reason}); "
-            "give the size that it was made for with --set input.size=..."
+            "set the size that it was made for with --set input.size=..."
         ) from error
     if features.shape != (2, backbone.features):
         raise MlbenchError(
             f"{name} gives features of shape {tuple(features.shape)} for 2 images and declares "
-            f"{backbone.features}; mend its factory"
+            f"{backbone.features}; fix its factory"
         )

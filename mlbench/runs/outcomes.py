@@ -135,7 +135,8 @@ def _tell_of_missing_models(todo: Sequence[RunSpec], ingredients: Ingredients, o
     ]
     if bare:
         warnings.warn(
-            f"made again, as the model of the record that is there was not kept: {first_few(bare)}",
+            f"runs repeated, because their records exist without the saved model: "
+            f"{first_few(bare)}",
             MlbenchWarning,
             stacklevel=2,
         )
@@ -225,6 +226,6 @@ def _problem(error: Exception, recipe: Recipe) -> str:
             f"--set batch.size={max(1, recipe.batch.size // 2)}"
         )
     return (
-        f"{type(error).__name__}: {text} (a fault of mlbench or a plugin: please report it; "
+        f"{type(error).__name__}: {text} (a bug in mlbench or a plugin: please report it; "
         "MLBENCH_DEBUG=1 shows where)"
     )

@@ -102,7 +102,7 @@ def _check(entry: LossEntry, given: SearchRange, default: ParamValue | None) -> 
     if not held:
         raise MlbenchError(
             f"loss '{entry.name}': search range {given.name} = ({given.low:g}, {given.high:g}) "
-            f"must be of a number among its defaults and hold it, got {default!r}"
+            f"must belong to a numeric default and contain it, got {default!r}"
         )
 
 

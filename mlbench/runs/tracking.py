@@ -94,7 +94,7 @@ class Tracking:
                 del self._trackers[label]
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 warnings.warn(
-                    f"--track {label} is off from here on: {reason}", MlbenchWarning, stacklevel=2
+                    f"--track {label}: logging stopped: {reason}", MlbenchWarning, stacklevel=2
                 )
 
     def _tell(self, label: str, name: str, record: RunRecord) -> None:

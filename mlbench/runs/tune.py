@@ -99,9 +99,7 @@ def tune(
     optuna()
     untrained = [loss.name for loss in plan.losses if loss.name in BASELINES]
     if untrained:
-        raise MlbenchError(
-            f"baselines have nothing to tune: {', '.join(untrained)}; leave them out"
-        )
+        raise MlbenchError(f"baselines have nothing to tune: {', '.join(untrained)}; omit them")
     ingredients = Ingredients(validation_recipe(plan.recipe), plan.files, device, progress)
     check_ranges(ranges, plan.losses)
     spaces = {loss: search_ranges(loss, plan.recipe, ranges) for loss in plan.losses}
@@ -120,8 +118,9 @@ def _name_untuned(losses: Sequence[LossSpec]) -> None:
     if losses:
         names = ", ".join(loss.name for loss in losses)
         warnings.warn(
-            f"nothing to search, so one trial with the parameters as they are: {names}; declare "
-            "search ranges with the loss, or give some with --search",
+            f"nothing to search, so there is one trial with the hyperparameters unchanged: "
+            f"{names}; declare "
+            "search ranges with the loss, or pass some with --search",
             MlbenchWarning,
             stacklevel=3,
         )
@@ -280,7 +279,7 @@ def _trial(
     diverged, seen = (stored.user_attrs.get(name) for name in ("diverged", "images_seen"))
     score = stored.value
     if not isinstance(diverged, bool) or not isinstance(seen, int) or score is None:
-        raise ValueError(f"trial {stored.number} lacks something")
+        raise ValueError(f"trial {stored.number} is incomplete")
     if not 0 <= score <= 1 or seen < 0 or stored.params.keys() != space.keys():
         raise ValueError(f"trial {stored.number} is none that was made with these parameters")
     return Trial(with_params(loss, recipe, stored.params), score, diverged, seen)

@@ -76,11 +76,11 @@ def files_for(record: RunRecord, data_root: Path | None, weights: Path | None) -
     wanted = record.recipe.backbone.weights
     by_file = wanted not in ("imagenet", "none")
     if by_file != (weights is not None):
-        given = f"is the file of SHA-256 {wanted[:12]}..." if by_file else f"is {wanted!r}"
-        mend = "give its path with --weights" if by_file else "leave --weights out"
+        given = f"is the file with SHA-256 {wanted[:12]}..." if by_file else f"is {wanted!r}"
+        mend = "pass its path with --weights" if by_file else "leave --weights out"
         raise MlbenchError(f"backbone.weights of the record {given}; {mend}")
     if weights is not None and _sha256(weights) != wanted:
-        raise MlbenchError(f"{weights}: not the file of SHA-256 {wanted[:12]}... of the record")
+        raise MlbenchError(f"{weights}: not the file with SHA-256 {wanted[:12]}... of the record")
     _check_folder(record.dataset.name, data_root)
     on_bad_image = "skip" if record.dataset.skipped else "error"
     compiled = record.provenance.execution != "eager"
@@ -96,7 +96,8 @@ def _check_folder(name: str, data_root: Path | None) -> None:
     check_path(path)
     if not (path.is_dir() if kind == "folder" else path.is_file()):
         raise MlbenchError(
-            f"data set '{name}' of the record is not at {path}; give the folder that holds it with "
+            f"data set '{name}' of the record is not at {path}; pass the folder that contains it "
+            f"with "
             "--data-root"
         )
 

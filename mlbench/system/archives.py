@@ -69,11 +69,11 @@ def unpack(
             ``destination`` exists, or cannot be written.
     """
     if destination.exists():
-        raise MlbenchError(f"{destination} exists already; remove it to have it unpacked anew")
+        raise MlbenchError(f"{destination} already exists; delete it, so that it is unpacked again")
     with _temporary(destination, archive) as folder:
         _unpack(archive, top, folder, limits, progress)
         if not any(folder.iterdir()):
-            raise _refusal(archive, f"it holds no folder '{top}'")
+            raise _refusal(archive, f"it contains no folder '{top}'")
         folder.rename(destination)
     return destination
 
@@ -89,8 +89,8 @@ def _temporary(destination: Path, archive: Path) -> Iterator[Path]:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         reason = reason.partition("\n")[0]  # tarfile lists what each of its readers says
         raise MlbenchError(
-            f"cannot unpack {archive} to {destination} ({reason}); make room there, or remove the "
-            "archive to have it fetched again"
+            f"cannot unpack {archive} to {destination} ({reason}); make room there, or delete the "
+            "archive, so that it is fetched again"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -127,12 +127,12 @@ def _unpack(
         if count > limits.files or total > limits.bytes:
             raise _refusal(
                 archive,
-                f"it holds more than {limits.files:,} entries or {limits.bytes:,} bytes",
+                f"it contains more than {limits.files:,} entries or {limits.bytes:,} bytes",
             )
         if member.kind == "folder":
             continue
         if parts in seen:
-            raise _refusal(archive, f"it holds '{member.name}' twice")
+            raise _refusal(archive, f"it contains '{member.name}' twice")
         seen.add(parts)
         if parts[0] == top and len(parts) > 1:
             _write(archive, member, folder.joinpath(*parts[1:]))
@@ -152,7 +152,7 @@ def _write(archive: Path, member: _Member, path: Path) -> None:
                 break
             file.write(chunk)
     if left:
-        raise _refusal(archive, f"'{member.name}' has not the size that is declared")
+        raise _refusal(archive, f"'{member.name}' does not have the declared size")
 
 
 def _safe_parts(archive: Path, member: _Member) -> tuple[str, ...]:
@@ -162,7 +162,7 @@ def _safe_parts(archive: Path, member: _Member) -> tuple[str, ...]:
     if name.startswith("/") or ".." in parts or re.match("[A-Za-z]:", name):
         raise _refusal(archive, f"'{name}' leads out of its folder")
     if "\\" in name or not name.isprintable() or (not parts and member.kind != "folder"):
-        raise _refusal(archive, f"{name!r} is no name for a file")
+        raise _refusal(archive, f"{name!r} is not a valid file name")
     if member.kind == "other":
         raise _refusal(archive, f"'{name}' is a link or a device, or encrypted")
     return parts
@@ -189,7 +189,7 @@ def _check_directory(archive: Path, content: BinaryIO, limits: Limits) -> None:
     """Refuse a zip of too many entries before zipfile reads them all."""
     end = zipfile._EndRecData(content)  # type: ignore[attr-defined]  # what zipfile itself goes by
     if end and end[_DIRECTORY_BYTES] > limits.files * _ENTRY_BYTES:
-        raise _refusal(archive, f"it holds more than {limits.files:,} entries")
+        raise _refusal(archive, f"it contains more than {limits.files:,} entries")
 
 
 def _zip_members(content: BinaryIO) -> Iterator[_Member]:

@@ -32,7 +32,7 @@ _MOST_UNPINNED = 16 << 30
 """Bytes of a file whose size is not published."""
 
 _ATTEMPTS = 10
-_MEND = "or give a local file (--set backbone.weights=PATH)"
+_MEND = "or use a local file (--set backbone.weights=PATH)"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def fetch(url: str, destination: Path, sha256: str, progress: ByteProgress | Non
         _obtain(url, part, pin, lambda address: _check_pin(address, sha256), progress)
     except _FetchError as failure:
         raise MlbenchError(
-            f"cannot fetch {destination.name} from {url} ({failure}); run again to go on, {_MEND}"
+            f"cannot fetch {destination.name} from {url} ({failure}); run the same command again "
+            f"to resume, {_MEND}"
         ) from failure
     return part.replace(destination)
 
@@ -134,7 +135,8 @@ def fetch_published(
         else:
             return part.replace(destination)
     raise MlbenchError(
-        f"cannot fetch {destination.name} from {' or '.join(failures)}; run again to go on, {mend}"
+        f"cannot fetch {destination.name} from {' or '.join(failures)}; run the same command "
+        f"again to resume, {mend}"
     )
 
 
@@ -176,7 +178,7 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
 def _check_pin(url: str, sha256: str) -> None:
     if not re.fullmatch("[0-9a-f]{8,64}", sha256):
         raise MlbenchError(
-            f"cannot fetch {url}: '{sha256}' is no SHA-256; give 8 to 64 lower-case hex digits"
+            f"cannot fetch {url}: '{sha256}' is not a SHA-256; use 8 to 64 lower-case hex digits"
         )
     # A complete SHA-256 vouches for the bytes whoever carried them, so http will do; a short
     # prefix can be forged in minutes, so there https must vouch for the sender.
@@ -193,7 +195,7 @@ def _check_secure(url: str, origin: str) -> None:
         for parts in map(urllib.parse.urlsplit, (url, origin))
     )
     if not here and urllib.parse.urlsplit(url).scheme != "https":
-        raise MlbenchError(f"{url} is no https address")
+        raise MlbenchError(f"{url} is not an https address")
 
 
 def _obtain(url: str, part: Path, pin: Pin, check: Check, progress: ByteProgress | None) -> None:
@@ -212,7 +214,7 @@ def _obtain(url: str, part: Path, pin: Pin, check: Check, progress: ByteProgress
         problem = pin.problem(part)
     if problem:
         part.unlink()
-        raise _FetchError(f"it is not the expected file: {problem}; what was fetched was removed")
+        raise _FetchError(f"it is not the expected file: {problem}; the download was deleted")
 
 
 def _complete(url: str, part: Path, pin: Pin, check: Check, progress: ByteProgress | None) -> None:
@@ -245,7 +247,7 @@ def _is_own(part: Path) -> bool:
     try:
         part.unlink()
     except OSError as error:
-        raise _FetchError(f"{part} is in the way: {error.strerror}") from error
+        raise _FetchError(f"{part} cannot be replaced: {error.strerror}") from error
     return False
 
 

@@ -52,7 +52,7 @@ def _users_cache() -> str:
         folder = "~"
     if folder.startswith("~"):  # what older versions give a user without a home folder
         raise MlbenchError(
-            "there is no home folder to keep the cache in; set MLBENCH_CACHE to a folder that can "
+            "there is no home folder for the cache; set MLBENCH_CACHE to a folder that can "
             "be written"
         )
     return folder
@@ -67,7 +67,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     try:
         full = Path(path).expanduser()
     except RuntimeError as error:
-        raise MlbenchError(f"no home folder for {path}; give the full path") from error
+        raise MlbenchError(f"no home folder for {path}; use the full path") from error
     check_path(full)
     return full
 
@@ -78,13 +78,13 @@ def check_path(path: Path) -> None:
     try:
         path.lstat()
     except ValueError:  # a NUL byte, or a character that cannot be encoded
-        problem = "it holds a character that no file name can hold"
+        problem = "it contains a character that file names cannot contain"
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
             problem = error.strerror
     if problem:
         shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
-        raise MlbenchError(f"no file can be called {shown!r}: {problem}; choose another name")
+        raise MlbenchError(f"invalid file name {shown!r}: {problem}; choose another name")
 
 
 @contextmanager
@@ -156,7 +156,7 @@ class LinkedFolderError(MlbenchError):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
-            f"{folder} is a link, and nothing is written through it; put a folder there, or give "
+            f"{folder} is a link, and nothing is written through it; put a folder there, or choose "
             "another results folder"
         )
 

@@ -19,9 +19,7 @@ GRACE_SECONDS = 4.0
 _AGAIN_SECONDS = 0.01
 _NO_MORE = b"\0"
 
-HOW_TO_CONTINUE = (
-    "Stopped; what is finished is kept. The same command continues where this one stopped."
-)
+HOW_TO_CONTINUE = "Stopped. Finished runs are saved; re-run the same command to resume."
 
 
 class Interrupted(KeyboardInterrupt):

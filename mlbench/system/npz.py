@@ -56,7 +56,7 @@ def _member(file: BinaryIO, name: bytes, check: bool) -> bytes:
     if _IN_SIZES in (packed, size):
         size, packed = _SIZES.unpack_from(extra)
     if packed > os.fstat(file.fileno()).st_size:  # reading would first make room for all of it
-        raise ValueError(f"{name.decode()} is cut off")
+        raise ValueError(f"{name.decode()} is truncated")
     content = file.read(packed)
     if method == _DEFLATED:
         if size > _MOST_UNPACKED:
@@ -81,7 +81,7 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     with open_regular(path, limit=_MOST_BYTES) as file:
         content = bytearray(os.fstat(file.fileno()).st_size)
         if file.readinto(content) != len(content):
-            raise ValueError("it is cut off")
+            raise ValueError("it is truncated")
     return array(content)
 
 

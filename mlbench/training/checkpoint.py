@@ -64,8 +64,8 @@ class Checkpoints:
             raise_lack(error)
             reason = " ".join(str(error).split())[:100]
             warnings.warn(
-                f"checkpoint {slot} is damaged ({reason}); going back to an earlier one or the "
-                "start of the run",
+                f"checkpoint {slot} is damaged ({reason}); using an earlier one, or starting the "
+                "run from the beginning",
                 MlbenchWarning,
                 stacklevel=2,
             )
@@ -112,10 +112,10 @@ def _check_sums(file: BinaryIO) -> None:
     """Check what torch writes into its archives, and does not look at when it reads them."""
     with zipfile.ZipFile(file) as archive:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise ValueError("it is compressed, as torch writes none")
+            raise ValueError("it is compressed, which files of torch never are")
         damaged = archive.testzip()
     if damaged:
-        raise ValueError(f"{damaged} does not have its checksum")
+        raise ValueError(f"{damaged} does not match its checksum")
     file.seek(0)
 
 

@@ -57,7 +57,7 @@ def rehearsal(network: nn.Module, device: torch.device) -> Iterator[None]:
         if out_of_memory(error):
             raise
         reason = str(error).strip().partition("\n")[0]
-        raise MlbenchError(f"--compile: torch cannot here ({reason}); leave it out") from error
+        raise MlbenchError(f"--compile is not supported here ({reason}); run without it") from error
     finally:
         network.zero_grad(set_to_none=True)
         for name, value in network.named_buffers():
@@ -91,7 +91,7 @@ def resolve_device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise MlbenchError(f"device: {name!r} is not one of auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise MlbenchError("--device cuda: torch finds no GPU here; use --device cpu or auto")
+        raise MlbenchError("--device cuda: torch finds no GPU; use --device cpu or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

@@ -77,8 +77,8 @@ class Trunk(nn.Module):
         if pool != "backbone":
             if backbone.set_pool is None:
                 raise MlbenchError(
-                    f"backbone '{spec.name}' has no place for head.pool '{pool}': it does not say "
-                    "where its features are pooled; leave head.pool at 'backbone'"
+                    f"backbone '{spec.name}' does not support head.pool '{pool}': it does not "
+                    "declare where its features are pooled; use head.pool 'backbone'"
                 )
             backbone.set_pool(Pool(pool))
         self.frozen_stats = spec.bn_stats == "frozen"

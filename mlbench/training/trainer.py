@@ -331,7 +331,7 @@ def _check_context(entry: LossEntry, recipe: Recipe, levels: Labels | None) -> N
     if "views" in entry.context and (fixed or recipe.backbone.trunk == "frozen"):
         raise MlbenchError(
             f"loss '{entry.name}' declares views, two crops of each image, which are equal here; "
-            "give --set backbone.trunk=train input.train_crop=random-resized"
+            "use --set backbone.trunk=train input.train_crop=random-resized"
         )
 
 
@@ -341,8 +341,8 @@ def _check_parts(network: nn.Module) -> None:
     if live:
         raise MlbenchError(
             f"batch.micro: {live[0]} is a batch norm of live statistics, which depend on the whole "
-            "batch; give --set backbone.bn_stats=frozen and a head without batch norm, or leave "
-            "batch.micro out"
+            "batch; use --set backbone.bn_stats=frozen and a head without batch norm, or omit "
+            "batch.micro"
         )
 
 
@@ -350,7 +350,7 @@ def _check_batches(sizes: Sequence[int], recipe: Recipe) -> None:
     if 1 in sizes and recipe.head.kind == "relu-bn-linear":
         raise MlbenchError(
             f"batch.size {recipe.batch.size} leaves an epoch's last batch with one image, too few "
-            "for the batch norm of head.kind relu-bn-linear; give --set batch.drop_last=true or "
+            "for the batch norm of head.kind relu-bn-linear; use --set batch.drop_last=true or "
             "another batch.size"
         )
 

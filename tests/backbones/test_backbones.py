@@ -158,7 +158,7 @@ def test_other_files_are_refused(tmp_path: Path, suffix: str):
 
 @pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {"epoch": 3}])
 def test_files_without_a_plain_state_dict_are_refused(tmp_path: Path, content: Any):
-    assert "must hold a plain state dict" in refusal(saved(content, tmp_path / "w.pth"))
+    assert "must contain a plain state dict" in refusal(saved(content, tmp_path / "w.pth"))
 
 
 def test_misfits_are_named(tmp_path: Path):

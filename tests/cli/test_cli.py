@@ -96,7 +96,7 @@ def test_ctrl_c_says_how_to_continue(
     monkeypatch.setattr("mlbench.training.trainer.Trainer.step", stop)
     result = run(photos, out, "--losses", "npairs")
     assert result.exit_code == 130
-    assert "same command continues" in result.stderr
+    assert "re-run the same command to resume" in result.stderr
     assert len(list(out.rglob("*.json"))) == 3
 
 

@@ -44,7 +44,7 @@ def test_what_effects_cannot_do_is_one_line(folder: Path, tmp_path: Path) -> Non
     assert "1 settings have no finished run: input.normalization=none" in refused.stderr
     wrong = invoke("effects", folder, "--picture", tmp_path / "x.pdf")
     assert (wrong.exit_code, wrong.stdout) == (2, "")
-    assert "give a .png or .svg" in wrong.stderr
+    assert "use a .png or .svg" in wrong.stderr
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no records in" in invoke("effects", empty).stderr
@@ -80,7 +80,7 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(photos: Path, tmp_path: Pat
     ladder = invoke(*FACTORIAL[:5], "--dry-run", *same)
     assert "7 runs, 350 epochs: " in ladder.stdout
     words = " ".join(ladder.stdout.split())
-    assert "images a second (cpu); evaluation is not counted" in words
+    assert "images per second (cpu); evaluation is not counted" in words
     assert not out.exists()
 
 
@@ -91,7 +91,7 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(photos: Path, tmp_path: Pat
         (["--group", "x"], "--group x: expected NAME=FIELD"),
         (["--group", "x=head.kind", "--group", "x=loss.la"], "--group x is set twice"),
         (["--group", "x=head.dim"], "group x: unknown field that differs 'head.dim'"),
-        (["--picture", "x.pdf"], "give a .png or .svg"),
+        (["--picture", "x.pdf"], "use a .png or .svg"),
     ],
 )
 def test_bad_options_are_one_line(options: list[str], message: str) -> None:
@@ -126,5 +126,5 @@ def test_rows_that_cannot_run_share_one_reason(photos: Path, tmp_path: Path) -> 
     arguments += ["--set", "backbone.weights=" + "0" * 64, "--out", tmp_path / "out"]
     made = invoke(*arguments)
     assert made.exit_code == 1
-    assert made.stdout.count("give its path") == 1
+    assert made.stdout.count("pass its path") == 1
     assert "no effects: every row" in made.stdout

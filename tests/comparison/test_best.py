@@ -281,7 +281,7 @@ def test_a_limit_is_unknown_where_classes_show_no_variance() -> None:
 
 @pytest.mark.parametrize("runs", [(1, 1), (3,)])
 def test_planning_takes_two_losses_with_two_seeds(runs: tuple[int, ...]) -> None:
-    with pytest.raises(MlbenchError, match="two seeds or more"):
+    with pytest.raises(MlbenchError, match="at least two losses"):
         sources(components(drawn(0, runs, 20)))
 
 

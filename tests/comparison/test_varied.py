@@ -130,7 +130,7 @@ def test_baselines_of_several_backbones_in_one_command(photos: Path, tmp_path: P
     run = mlbench("run", *data, *pooled, "--losses", "features,pca", "--backbone", names)
     assert run.exit_code == 1
     assert (
-        "FAILED timm:test_vit3: backbone 'timm:test_vit3' has no place for head.pool" in run.stderr
+        "FAILED timm:test_vit3: backbone 'timm:test_vit3' does not support head.pool" in run.stderr
     )
     assert "by backbone.name" in run.stdout
     assert {path.stem.split("-")[0] for path in out.rglob("*.json")} == {"features", "pca"}

@@ -95,9 +95,9 @@ def test_every_bad_image_is_named_at_once(damaged: Path, tmp_path: Path, cache: 
     assert result.exit_code == 2
     (line,) = said(result)
     (listed,) = (cache / "bad-images").iterdir()
-    assert line.startswith("Error: 7 bad images: cannot read image")
+    assert line.startswith("Error: 7 unreadable images: cannot read image")
     assert line.endswith(
-        f" and 2 more (all are listed in {listed}); replace or remove them, or leave them out with "
+        f" and 2 more (all are listed in {listed}); replace or remove them, or skip them with "
         "--on-bad-image skip"
     )
     text = listed.read_text()
@@ -126,7 +126,7 @@ def test_bad_images_are_left_out_counted_and_named(
     result = run(damaged, tmp_path / "out", "--on-bad-image=skip")
     assert result.exit_code == 0, result.output
     assert result.stderr.count("Warning: ") == 1
-    assert "folder:photos: left out 7 of 55 images that cannot be read" in result.stderr
+    assert "folder:photos: skipped 7 of 55 images that cannot be read" in result.stderr
     assert "7 unreadable images skipped" in " ".join(result.stdout.split())
     facts = package.load_results(tmp_path / "out")[0].dataset
     names = sorted(f"class{number % 6}/{name}" for number, name in enumerate(BAD))
@@ -140,7 +140,7 @@ def test_bad_images_are_left_out_counted_and_named(
 
 
 def test_a_reduced_data_set_is_another_data_set(damaged: Path, tmp_path: Path) -> None:
-    with pytest.warns(MlbenchWarning, match="left out 7"):
+    with pytest.warns(MlbenchWarning, match="skipped 7"):
         reduced = spec_and_ingredients(damaged, "skip").dataset
     for number, name in enumerate(BAD):
         (damaged / f"class{number % 6}" / name).unlink()
@@ -218,7 +218,7 @@ def test_unreadable_file(photos: Path) -> None:
 def test_bad_images_of_an_unprepared_laboratory_are_all_named(photos: Path) -> None:
     for name in ("class0", "class5"):
         (photos / name / "bad.png").touch()
-    with pytest.raises(BadImagesError, match=r"^2 bad images: .*class0/bad.*class5/bad"):
+    with pytest.raises(BadImagesError, match=r"^2 unreadable images: .*class0/bad.*class5/bad"):
         spec_and_ingredients(photos, "error").inputs("train", 0)
 
 
@@ -227,7 +227,7 @@ def test_python_interface_skips_too(photos: Path) -> None:
     given = {"dataset": f"folder:{photos}", "settings": QUICK}
     with pytest.raises(BadImagesError, match=r"bad\.png: the file is empty"):
         package.run("npairs", **given)
-    with pytest.warns(MlbenchWarning, match="left out 1 of 49"):
+    with pytest.warns(MlbenchWarning, match="skipped 1 of 49"):
         record = package.run("npairs", **given, on_bad_image="skip")
     assert record.dataset.skipped == ("class0/bad.png",)
     with pytest.raises(MlbenchError, match="on_bad_image: 'ignore' is not one of error, skip"):
@@ -324,7 +324,7 @@ def test_a_gallery_is_screened_too(photos: Path) -> None:
         return whole_set.test.read(i)
 
     dataset = replace(whole_set, gallery=replace(gallery, read=read))
-    with pytest.warns(MlbenchWarning, match="left out 1 of 72"):
+    with pytest.warns(MlbenchWarning, match="skipped 1 of 72"):
         reduced = screening.without_bad_images(dataset, 20, lambda *_: None)
     assert reduced.skipped == (gallery.names[3],)
     assert reduced.gallery is not None

@@ -437,16 +437,16 @@ class TestGivenSplit:
         [
             ({"train": "abc", "test": "abc"}, "to train and to test on: a, b, c; mlbench tests"),
             ({"train": "abc", "test": "Cd"}, "the same classes to train and to test on: C;"),
-            ({"train": "ab", "val": "cd", "test": "ef"}, "split into test, train, val; mlbench ta"),
-            ({"train": "ab", "val": "cd"}, "takes 'train' and 'test', or 'train', 'query' and"),
+            ({"train": "ab", "val": "cd", "test": "ef"}, "split into test, train, val; mlbench ex"),
+            ({"train": "ab", "val": "cd"}, "expects 'train' and 'test', or 'train', 'query' and"),
             ({"train": "ab", "query": "cd"}, "or 'train', 'query' and 'gallery', and draws"),
             (
                 {"train": "ab", "test": "ef", "query": "cd", "gallery": "cd"},
-                "and all else elsewhere",
+                "and everything else elsewhere",
             ),
             ({"train": "ab", "query": "cd", "gallery": "bcd"}, "to train and to test on: b;"),
             ({"train": "ab", "query": "c", "gallery": "cd"}, "which hold 2, 1, 2 class folders"),
-            ({"train": "ab", "test": "cd", "extra": "ef"}, "and all else elsewhere"),
+            ({"train": "ab", "test": "cd", "extra": "ef"}, "and everything else elsewhere"),
             ({"train": "ab", "test": "c"}, "which hold 2, 1 class folders"),
         ],
     )

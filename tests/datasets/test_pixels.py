@@ -298,13 +298,13 @@ class TestOpenCache:
         with pytest.raises(MlbenchError) as caught:
             open_cache(failing_set(failures), 5, "key")
         listed = "; ".join(f"cannot read image {i}.png: bad" for i in range(5))
-        expected = f"7 bad images: {listed} and 2 more; replace or remove them, or"
-        expected += " leave them out with --on-bad-image skip"
+        expected = f"7 unreadable images: {listed} and 2 more; replace or remove them, or"
+        expected += " skip them with --on-bad-image skip"
         assert str(caught.value) == expected
 
     def test_one_bad_image_keeps_its_message(self):
         bad = MlbenchError("image 3 is bad; replace or remove it")
-        with pytest.raises(MlbenchError, match=r"^image 3 is bad; replace or remove it, or leave"):
+        with pytest.raises(MlbenchError, match=r"^image 3 is bad; replace or remove it, or skip"):
             open_cache(failing_set({3: bad}), 5, "key")
 
     def test_very_narrow_image(self):

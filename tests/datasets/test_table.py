@@ -225,7 +225,7 @@ class TestFiles:
         }
         columns["price"] = [1.5] * 8
         parquet.write_table(arrow.table(columns), tmp_path / "t.parquet")
-        with pytest.warns(DataWarning, match="t.parquet: columns that are not read: price"):
+        with pytest.warns(DataWarning, match="t.parquet: ignored columns: price"):
             found = load(tmp_path / "t.parquet")
         assert found.fingerprint == load(plain).fingerprint
         (tmp_path / "bad.parquet").write_bytes(b"PAR1" + bytes(200) + b"PAR1")
@@ -238,13 +238,13 @@ class TestFiles:
 
     def test_other_columns_are_named_in_a_warning(self, tmp_path):
         path = write(tmp_path, "path,label,price", rows_of([1] * 8))
-        with pytest.warns(DataWarning, match="all.csv: columns that are not read: price"):
+        with pytest.warns(DataWarning, match="all.csv: ignored columns: price"):
             load(path)
 
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"", "is empty; give it the header 'path,label' and rows"),
+            (b"", "is empty; add the header 'path,label' and rows"),
             (b"\xef\xbb\xbf\r\n", "is empty"),
             (b"path,label\n", "has a header and no rows"),
             (b"path,class\n", "no column 'label'; its header has 'path', 'class'"),
@@ -260,9 +260,9 @@ class TestFiles:
                 "line 3: byte 0xe4 is not",
             ),
             (b"\xff\xfep\0a\0", "line 1: byte 0xff is not UTF-8; save the table as UTF-8"),
-            (b'path,label\n"x,y\n', "line 2: unexpected end of data; mend its quotes"),
-            (b'path,label\n"x"z,y\n', "line 2: .* expected after .*; mend its quotes"),
-            (b"path,label\nimg/0.png,a\n,a", "line 3, column 'path': empty; give paths relative"),
+            (b'path,label\n"x,y\n', "line 2: unexpected end of data; fix its quotes"),
+            (b'path,label\n"x"z,y\n', "line 2: .* expected after .*; fix its quotes"),
+            (b"path,label\nimg/0.png,a\n,a", "line 3, column 'path': empty; use paths relative"),
             (b"path,label\n/etc/x.png,a", "'/etc/x.png' is not below the table's folder;"),
             (b"path,label\n../x.png,a", r"'\.\./x.png' is not below the table's folder;"),
             (b"path,label\nimg/0.png,a\nimg/1.png, ", "line 3, column 'label': empty;"),
@@ -289,7 +289,7 @@ class TestFiles:
         for name, message in (
             ("none.csv", "cannot read .*none.csv: No such file"),
             ("folder.csv", "folder.csv: a folder, not a regular file"),
-            ("t.xlsx", "not a table; give a .csv, .tsv or .parquet file"),
+            ("t.xlsx", "not a table; use a .csv, .tsv or .parquet file"),
         ):
             with pytest.raises(MlbenchError, match=message):
                 load(tmp_path / name)
@@ -310,7 +310,7 @@ BOX = ",x_1,y_1,x_2,y_2"
         (
             "split",
             [[*splits[:7], "val"]],
-            "line 9, column 'split': 'val'; give one of train, valid",
+            "line 9, column 'split': 'val'; use one of train, valid",
         ),
         ("split", [[*splits[:7], ""]], "line 9, column 'split': empty; fill it"),
         ("split", [["train"] * 8], "no row has the split 'test'; mlbench trains on 'train' and"),
@@ -330,7 +330,7 @@ BOX = ",x_1,y_1,x_2,y_2"
         (
             "split,is_query",
             [splits, [*"0000111", "maybe"]],
-            "line 9, .*'maybe'; give true or false",
+            "line 9, .*'maybe'; use true or false",
         ),
         ("split,is_query", [splits, [*"10001111"]], "line 2, .*true, and the split is 'train'"),
         ("split,is_query", [splits, [*"00000000"]], "no test image has a true 'is_query'"),
@@ -341,9 +341,17 @@ BOX = ",x_1,y_1,x_2,y_2"
             "line 9, column 'is_query': neither this nor is_gallery is true",
         ),
         ("x_1,y_1", [[0] * 8, [0] * 8], "takes the four columns x_1, y_1, x_2, y_2; its header"),
-        (BOX[1:], [[0] * 8, [0] * 8, [2.5] * 8, [2] * 8], "'x_2': '2.5' is no whole number of pix"),
-        (BOX[1:], [[0] * 8, [-1] * 8, [2] * 8, [2] * 8], "line 2, column 'y_1': '-1' is no whole"),
-        (BOX[1:], [[0] * 8, [""] * 8, [2] * 8, [2] * 8], "line 2, column 'y_1': '' is no whole"),
+        (
+            BOX[1:],
+            [[0] * 8, [0] * 8, [2.5] * 8, [2] * 8],
+            "'x_2': '2.5' is not a whole number of p",
+        ),
+        (
+            BOX[1:],
+            [[0] * 8, [-1] * 8, [2] * 8, [2] * 8],
+            "line 2, column 'y_1': '-1' is not a whole",
+        ),
+        (BOX[1:], [[0] * 8, [""] * 8, [2] * 8, [2] * 8], "line 2, column 'y_1': '' is not a whole"),
         (BOX[1:], [[2] * 8, [0] * 8, [2] * 8, [2] * 8], "'x_2': 2 is not above x_1, which is 2"),
         (
             BOX[1:],

@@ -680,7 +680,7 @@ def test_pml_passes_arguments_to_the_loss_and_to_its_miner() -> None:
         ("pml:NCALoss+AngularMinre", {}, "did you mean AngularMiner"),
         ("pml:RankedListLoss", {}, "missing 2 required"),
         ("pml:ContrastiveLoss", {"margin": 1.0}, "unknown parameter of ContrastiveLoss 'margin'"),
-        ("pml:ContrastiveLoss", {"miner_x": 1.0}, "no miner to take miner_x"),
+        ("pml:ContrastiveLoss", {"miner_x": 1.0}, "no miner for miner_x"),
         ("pml:CircleLoss+AngularMiner", {"miner_angel": 1.0}, "did you mean angle"),
         ("pml:SoftTripleLoss", {"centers_per_class": -1}, "refuses"),
         ("proxy_nca_pp", {"scale": 1.0}, "unknown parameter of proxy_nca_pp 'scale'"),

@@ -322,7 +322,7 @@ GALLERY = {"gallery": ROWS}
 @pytest.mark.parametrize(
     ("rows", "labels", "options", "message"),
     [
-        (ROWS, [0, 1], {}, r"labels: expected shape \(3,\), one a row, got \(2,\)"),
+        (ROWS, [0, 1], {}, r"labels: expected shape \(3,\), one per row, got \(2,\)"),
         (ROWS, [[0], [1], [2]], {}, "labels: expected shape"),
         (ROWS, [0.0, 1.0, 2.0], {}, "labels: expected integers, got float64"),
         (ROWS, ["a", "b", "c"], {}, "labels: expected integers"),
@@ -334,8 +334,8 @@ GALLERY = {"gallery": ROWS}
         (ROWS, [0, 1, 2], {"gallery_labels": [0]}, "gallery and gallery_labels belong together"),
         (ROWS, [0, 1, 2], {**GALLERY, "gallery_labels": [0]}, "gallery_labels: expected shape"),
         (ROWS, LABELS, {"groups": [0]}, "groups: expected shape"),
-        (ROWS, LABELS, {"gallery_groups": LABELS}, "give both or neither"),
-        (ROWS, LABELS, {**GALLERY, "gallery_labels": LABELS, "groups": LABELS}, "give both or nei"),
+        (ROWS, LABELS, {"gallery_groups": LABELS}, "pass both or neither"),
+        (ROWS, LABELS, {**GALLERY, "gallery_labels": LABELS, "groups": LABELS}, "pass both or nei"),
         (ROWS, [0, 1, 2], {"ks": ()}, "ks: expected distinct integers"),
         (ROWS, [0, 1, 2], {"ks": (0, 1)}, "ks: expected distinct integers"),
         (ROWS, [0, 1, 2], {"ks": (1, 1)}, "ks: expected distinct integers"),

@@ -168,4 +168,4 @@ def test_a_run_without_a_model_is_one_line(run: Path, tmp_path: Path) -> None:
     result = exported(run, "pt2", tmp_path / "net.pt2")
     assert result.exit_code == 2
     (line,) = said(result)
-    assert "its model was not kept" in line
+    assert "its model was not saved" in line

@@ -83,7 +83,7 @@ def test_bad_images_stop_or_are_left_out(photos: Path, tmp_path: Path, run: Path
     (photos / "class2" / "0.png").write_bytes(b"")
     output = tmp_path / "e.npz"
     line = refusal("embed", run, photos, "-o", output)
-    assert "2 bad images" in line
+    assert "2 unreadable images" in line
     assert "class1/3.png" in line
     assert "--on-bad-image skip" in line
     assert not output.exists()
@@ -185,7 +185,7 @@ def test_an_index_of_another_model_is_refused(photos: Path, tmp_path: Path, run:
     run.with_suffix(".safetensors").write_bytes(wrong.with_suffix(".safetensors").read_bytes())
     assert "made with another model than" in refusal("search", run, query)
     run.with_suffix(".safetensors").unlink()
-    assert "the model of its run is not at" in refusal("search", run, query)
+    assert "of this index no longer exists" in refusal("search", run, query)
 
 
 def test_an_index_beside_another_run_is_refused(photos: Path, tmp_path: Path, run: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_recipe_file_may_change_another(tmp_path: Path) -> None:
         ('base = "frozen"\nschedule = 3\n', "expected a table"),
         ("x = = 1\n", "line 1"),
         ("base = 3\n", "expected a name, a file or a table"),
-        ('base = "./mine.toml"\n', "base goes in a circle"),
+        ('base = "./mine.toml"\n', "circular base"),
         ("x = " + "[" * 5000, "not readable as TOML"),
         ('base = "frozen"\nlosses = 5\n', "losses: expected a table"),
         ('base = "frozen"\n[head]\ndim = 1' + "0" * 30 + "\n", "at most 65536"),

@@ -106,7 +106,7 @@ def test_a_pack_needs_its_name_and_records(results: Path, tmp_path: Path) -> Non
     assert_refused(mlbench("pack", tmp_path / "none"), "no results folder")
     assert_refused(mlbench("table", tmp_path / "none.mlpack"), "no results folder")
     assert_refused(mlbench("run", "--out", _pack(results)), "cannot write to the results folder")
-    with pytest.raises(MlbenchError, match=r"results\.mlpack: it holds no record 'x\.json'"):
+    with pytest.raises(MlbenchError, match=r"results\.mlpack: it contains no record 'x\.json'"):
         store.load(tmp_path / "results.mlpack" / "x.json")
 
 
@@ -138,8 +138,8 @@ def _listing(*entries: Any) -> dict[str, Any]:
         (_listing(["a\n.json", 2]), "its list of records is damaged"),
         (_listing(["a\x1b[2J.json", 2]), "its list of records is damaged"),
         (_listing(["a.exe", 2]), "its list of records is damaged"),
-        (_listing(["a.json", 1], ["a.json", 1]), "a record is there twice"),
-        (_listing(*([f"{i}.json", 1 << 26] for i in range(65))), "there is too much"),
+        (_listing(["a.json", 1], ["a.json", 1]), "a record occurs twice"),
+        (_listing(*([f"{i}.json", 1 << 26] for i in range(65))), "there is extra content"),
         (_listing(["a.json", 3]), "it ends before its last record"),
         (_listing(["a.json", 1]), "more follows than it lists"),
     ],

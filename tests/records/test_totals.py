@@ -144,5 +144,5 @@ def test_totals_must_add_up_to_the_metrics(change: str, message: str) -> None:
 def test_older_records_have_none_unless_upgraded() -> None:
     table = json.loads(record(RUNS[0]).to_json()) | {"schema_version": 2}
     del table["checksum"]
-    with pytest.raises(MlbenchError, match="class_totals is not of its schema"):
+    with pytest.raises(MlbenchError, match="class_totals does not belong to its schema"):
         RunRecord.from_json(json.dumps(table), "x")

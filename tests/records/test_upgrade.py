@@ -85,9 +85,9 @@ def test_what_cannot_be_upgraded_is_left_and_named(
     for path, reason in zip(
         paths,
         (
-            "the per-query scores of its run do not lie beside it",
+            "the per-query scores of its run are not next to it",
             "not valid JSON",
-            "data set 'folder:photos' here is not that of the record",
+            "data set 'folder:photos' here differs from that of the record",
             "class_totals give R@1 1.0, metrics 0.5",
         ),
         strict=False,

@@ -330,7 +330,7 @@ def test_without_the_images_the_rest_is_there(study: Study) -> None:
     assert "application/json" in missing
     Image.new("RGB", (9, 9)).save(study.photos / "d1" / "new.png")
     try:
-        assert "are not those of the records" in study.text()
+        assert "differ from those used in the records" in study.text()
     finally:
         (study.photos / "d1" / "new.png").unlink()
 
@@ -362,7 +362,7 @@ def test_damaged_records_are_named_and_left_out(study: Study, tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     assert "Warning: skipped" in result.stderr
     page = parsed(output.read_text(encoding="utf-8"))
-    assert "1 damaged record left out" in page.all("p", **{"class": "warning"})[0].text
+    assert "1 damaged record skipped" in page.all("p", **{"class": "warning"})[0].text
     assert any(e.text.startswith("<b>.json: not valid JSON") for e in page.all("li"))
 
 

@@ -150,7 +150,7 @@ def test_a_run_that_kills_every_process_is_given_up(
 
     (outcome,) = run_all(plan, plan.runs(), tmp_path / "out", pair, listen, "cpu")
     assert outcome.record is None
-    assert "was killed by SIGKILL, perhaps for lack of memory, 2 times in all" in outcome.problem
+    assert "was killed by SIGKILL, perhaps for lack of memory, 2 times in total" in outcome.problem
     assert not list((tmp_path / "out").rglob("*.json"))
 
 
@@ -170,7 +170,7 @@ def mlbench(*arguments: object) -> Any:
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "--set batch.size=8"),
         (RuntimeError("CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"), "--set batch.size=8"),
         (RuntimeError("CUDA error: out of memory"), "--set batch.size=8"),
-        (KeyError("centres"), "KeyError: 'centres' (a fault of mlbench or a plugin"),
+        (KeyError("centres"), "KeyError: 'centres' (a bug in mlbench or a plugin"),
     ],
 )
 def test_a_failing_run_does_not_stop_the_others(
@@ -225,7 +225,7 @@ def test_sigterm_ends_the_processes_too(photos: Path, tmp_path: Path) -> None:
         rest = started.communicate(timeout=20)[1]
         assert time.monotonic() - signalled < 8  # of which Python takes seconds to clear torch away
         assert started.returncode == 143
-        assert "The same command continues" in rest
+        assert "re-run the same command to resume" in rest
         assert "Traceback" not in rest
         assert_gone(started.pid)
     finally:

@@ -127,7 +127,7 @@ def test_a_backbone_of_other_features_than_declared(photos: Path, registered: No
 
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_images_too_small_for_the_backbone(photos: Path, size: int) -> None:
-    message = rf"backbone 'convnet' cannot take images of input.size {size} \(.*\); give the size"
+    message = rf"backbone 'convnet' cannot take images of input.size {size} \(.*\); set the size"
     with pytest.raises(MlbenchError, match=message):
         spec_and_ingredients(photos, **{"input.size": size}).prepare()
 
@@ -147,7 +147,7 @@ def test_an_image_of_one_pixel_is_enough_where_the_backbone_takes_it(
     ("loss", "parameter", "message"),
     [
         ("pml:TripletMarginLoss", "margn", "parameter of TripletMarginLoss 'margn'; did you mean"),
-        ("pml:TripletMarginLoss", "miner_margin", "has no miner to take miner_margin"),
+        ("pml:TripletMarginLoss", "miner_margin", "has no miner for miner_margin"),
         ("pml:TripletMarginLoss+MultiSimilarityMiner", "miner_x", "parameter of MultiSimilarity"),
         ("pml:TripletMarginLos", "margin", "unknown class of pytorch-metric-learning"),
     ],

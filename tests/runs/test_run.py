@@ -64,7 +64,7 @@ def test_numbers_of_numpy_and_torch_ask_for_the_same_run(photos: Path) -> None:
     ("options", "message"),
     [
         *(({"seed": s}, "seed: .* from 0 to") for s in (-1, 2**63, 1.0, True, None, np.int8(-1))),
-        ({"fold": np.int64(0)}, "fold: 0 does not go with"),
+        ({"fold": np.int64(0)}, "fold: 0 does not fit"),
         ({"settings": {"head.dim": np.float32(8)}}, "head.dim: expected an integer"),
         ({"settings": {"softtriple.la": np.float32("nan")}}, "softtriple.la: .* finite"),
         ({"settings": {"softtriple.la": torch.ones((), device="meta")}}, "expected a number"),
@@ -155,7 +155,7 @@ def test_blank_images_do_not_stop_the_baselines(photos: Path, tmp_path: Path) ->
     [
         ({"seed": -1}, "seed: -1"),
         ({"seed": 1.5}, "seed: 1.5"),
-        ({"fold": 0}, "does not go with a recipe of 0 folds"),
+        ({"fold": 0}, "does not fit a recipe of 0 folds"),
         ({"device": "foo"}, "not one of auto, cpu, cuda"),
     ],
 )

@@ -91,8 +91,12 @@ def test_validation_images_of_the_table_choose_the_epoch(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("splits", "folds", "message"),
     [
-        ("train train test test", 1, "table:all.csv has none; give 2 or more"),
-        ("train train validation validation test test", 2, "and no 2 are drawn; give --folds 1"),
+        ("train train test test", 1, "table:all.csv has none; use 2 or more"),
+        (
+            "train train validation validation test test",
+            2,
+            "so 2 folds are not drawn; use --folds 1",
+        ),
     ],
 )
 def test_folds_that_do_not_go_with_the_table_are_refused(

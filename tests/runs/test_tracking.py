@@ -96,7 +96,7 @@ def test_a_tracker_that_fails_is_named_once_and_then_off(tmp_path: Path, broken:
     told.log(path, MADE)
     with pytest.warns(MlbenchWarning) as seen:
         told.log(path, MADE)
-    off = "--track mlflow:http://x is off from here on: ConnectionError: no route"
+    off = "--track mlflow:http://x logging stopped: ConnectionError: no route"
     assert [str(warning.message) for warning in seen] == [off]
     told.log(path, MADE)  # a second warning would be an error here
     assert broken.told == 2

@@ -225,7 +225,7 @@ def test_what_was_set_is_not_searched(many: Path, tmp_path: Path) -> None:
 def test_a_loss_without_a_search_range_gets_one_trial(many: Path, tmp_path: Path) -> None:
     plan, reports = plan_of(many, "softmax_norm", "pml:ContrastiveLoss"), Reports(stop_after=1)
     with (
-        pytest.warns(MlbenchWarning, match="as they are: pml:ContrastiveLoss; declare"),
+        pytest.warns(MlbenchWarning, match="unchanged: pml:ContrastiveLoss; declare"),
         pytest.raises(KeyboardInterrupt),
     ):
         run_tune(plan, 2, tmp_path, reports)  # it is named before the first trial is at its end

@@ -91,8 +91,8 @@ def test_a_folder_that_is_elsewhere_is_asked_for(made: tuple[Path, RunRecord]) -
     result = CliRunner().invoke(main, ["verify", str(made[0])])
     assert result.exit_code == 2, result.output
     assert result.stderr == (
-        "Error: data set 'folder:photos' of the record is not at photos; give the folder that "
-        "holds it with --data-root\n"
+        "Error: data set 'folder:photos' of the record is not at photos; pass the folder that "
+        "contains it with --data-root\n"
     )
 
 

@@ -78,10 +78,10 @@ def test_folders_named_as_such_may_be_there_twice(write: Write, tmp_path: Path) 
         ("//evil", "leads out of its folder"),
         ("C:/evil", "leads out of its folder"),
         ("c:evil", "leads out of its folder"),
-        ("top\\..\\..\\evil", "is no name for a file"),
-        ("top/ev\nil", "is no name for a file"),
-        ("top/\x1b[2J", "is no name for a file"),
-        (".", "is no name for a file"),
+        ("top\\..\\..\\evil", "is not a valid file name"),
+        ("top/ev\nil", "is not a valid file name"),
+        ("top/\x1b[2J", "is not a valid file name"),
+        (".", "is not a valid file name"),
     ],
 )
 def test_dangerous_names_are_refused(write: Write, tmp_path: Path, name: str, message: str) -> None:
@@ -148,7 +148,7 @@ def test_a_zip_that_lies_about_a_size_is_refused(tmp_path: Path, declared: int) 
     data = archive.read_bytes()
     assert data.count(true) == 2
     archive.write_bytes(data.replace(true, declared.to_bytes(4, "little")))
-    assert_refused(archive, "cannot unpack|has not the size", Limits(10, 20_000))
+    assert_refused(archive, "cannot unpack|does not have the declared size", Limits(10, 20_000))
 
 
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
@@ -198,14 +198,14 @@ def test_a_damaged_archive_is_one_line_or_right(
 def test_without_the_folder_that_was_asked_for(write: Write, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write(tmp_path / "in" / "x", {"other/a": b"1", "top": b"a file"})
-    assert_refused(tmp_path / "in" / "x", "holds no folder 'top'")
+    assert_refused(tmp_path / "in" / "x", "contains no folder 'top'")
 
 
 def test_what_is_there_is_not_overwritten(write: Write, tmp_path: Path) -> None:
     write(tmp_path / "x", GOOD)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    with pytest.raises(MlbenchError, match="exists already; remove it"):
+    with pytest.raises(MlbenchError, match="already exists; delete it"):
         unpack(tmp_path / "x", "top", tmp_path / "out", LIMITS)
     assert list(contents(tmp_path / "out")) == ["mine"]
 

@@ -44,7 +44,7 @@ def assert_refused(urls: list[str], folder: Path, message: str, pin: Pin = PIN) 
     with pytest.raises(MlbenchError, match=message) as error:
         get(urls, folder, pin)
     assert "\n" not in str(error.value)
-    assert str(error.value).endswith(f"run again to go on, {MEND}")
+    assert str(error.value).endswith(f"run the same command again to resume, {MEND}")
     assert not (folder / "file.tgz").exists()
 
 
@@ -234,7 +234,7 @@ class TestMirrors:
     @pytest.mark.parametrize(
         ("page", "message"),
         [
-            (Page(WRONG), r"not the expected file: SHA-256 .*; what was fetched was removed"),
+            (Page(WRONG), r"not the expected file: SHA-256 .*; the download was deleted"),
             (Page(PAYLOAD[:-1]), "the server has 2,303,999 bytes, expected 2,304,000"),
             (Page(PAYLOAD, declared=len(PAYLOAD) + 9), "the server has 2,304,009 bytes"),
             (Page(PAYLOAD[:-1], declared=len(PAYLOAD)), "2,303,999 bytes, expected 2,304,000"),
@@ -259,19 +259,19 @@ class TestMirrors:
         self, server: Server, tmp_path: Path, location: str
     ):
         url = server.add("/moved", Page(location=location))
-        assert_refused([url], tmp_path, "is no https address|Redirection to .* is not allowed")
+        assert_refused([url], tmp_path, "is not an https address|Redirection to .* is not allowed")
 
     def test_a_redirect_to_the_file_is_followed(self, server: Server, tmp_path: Path):
         good = server.add("/good", Page(PAYLOAD))
         assert get([server.add("/moved", Page(location=good))], tmp_path).read_bytes() == PAYLOAD
 
     def test_an_https_address_may_not_lead_to_this_machine(self):
-        with pytest.raises(MlbenchError, match="no https address"):
+        with pytest.raises(MlbenchError, match="not an https address"):
             download._check_secure("http://127.0.0.1/x", "https://example.org/x")
 
     @pytest.mark.parametrize("url", ["http://example.org/f", "ftp://a/f", "file:///etc/hostname"])
     def test_only_https_is_asked(self, tmp_path: Path, url: str):
-        assert_refused([url], tmp_path, "is no https address")
+        assert_refused([url], tmp_path, "is not an https address")
 
     def test_an_md5_will_do_where_no_sha256_is_published(self, server: Server, tmp_path: Path):
         pin = Pin(md5=hashlib.md5(PAYLOAD).hexdigest())
@@ -311,7 +311,7 @@ class TestHttps:
         with serving(certificate) as secure:
             # Never from https to http, not even to that of this machine.
             moved = secure.add("/moved", Page(location=plain))
-            assert_refused([moved], tmp_path, "is no https address")
+            assert_refused([moved], tmp_path, "is not an https address")
             url = secure.add("/f", Page(PAYLOAD, drops=(1000,)))
             assert get([moved, url], tmp_path).read_bytes() == PAYLOAD
         assert server.requested == []

@@ -78,5 +78,5 @@ def test_gaps_that_are_none_are_refused(gap: str) -> None:
 
 def test_records_that_do_not_tell_are_refused(tmp_path: Path) -> None:
     store.save(tmp_path, record(PLAN.runs()[0]), None)
-    assert_refused(mlbench("plan", tmp_path, "--gap", "1"), "planning takes records of two losses")
+    assert_refused(mlbench("plan", tmp_path, "--gap", "1"), "planning needs records of at least")
     assert_refused(mlbench("plan", tmp_path / "none", "--gap", "1"), "no results folder")

@@ -106,7 +106,7 @@ def test_a_recipe_pools_where_the_backbone_does() -> None:
 
 def test_another_pooling_of_a_backbone_without_a_place_for_it_is_refused() -> None:
     recipe = replace(RECIPE, head=replace(RECIPE.head, pool="gem"))
-    with pytest.raises(MlbenchError, match=r"'convnet' has no place for head\.pool 'gem'.*leave"):
+    with pytest.raises(MlbenchError, match=r"'convnet' does not support head\.pool 'gem'.*use"):
         Trunk(backbone(), recipe)
 
 

@@ -82,7 +82,7 @@ def test_the_command_prints_every_control_and_leaves_nothing_registered(
     result = mlbench("check", "--statistics", "--json")
     found = {each["name"]: each for each in json.loads(result.stdout)}
     assert len(found) == 6
-    equal = [each for each in found.values() if each["found"] == "equal to the bit"]
+    equal = [each for each in found.values() if each["found"] == "bit-identical"]
     assert len(equal) == 2
     assert all(each["passed"] for each in equal)
     assert found["one loss under two names: table"]["passed"]
@@ -93,4 +93,4 @@ def test_the_command_prints_every_control_and_leaves_nothing_registered(
 def test_single_losses_have_no_statistics_to_check() -> None:
     result = mlbench("check", "triplet", "--statistics")
     assert result.exit_code == 2
-    assert "--statistics is not of single losses" in result.stderr
+    assert "--statistics does not test single losses" in result.stderr

@@ -184,7 +184,7 @@ class TestChecksum:
             spoilt = content.replace(old, new, 1)
             digest = hashlib.sha256(f"{spoilt}\n}}\n".encode()).hexdigest()
             path.write_text(f'{spoilt},\n "checksum": "{digest}"\n}}\n')
-            with pytest.raises(MlbenchError, match="is there twice"):
+            with pytest.raises(MlbenchError, match="occurs twice"):
                 store.load(path)
 
     @pytest.mark.parametrize("value", ["NaN", "Infinity", "1" + "0" * 400, "1" * 5000, "[" * 9999])
@@ -363,7 +363,7 @@ class TestBombs:
         with zipfile.ZipFile(path, "w") as file:
             for number in range(3000):
                 file.writestr(f"top/{number}", b"")
-        assert_refused(path, "it holds more than 100 entries")
+        assert_refused(path, "it contains more than 100 entries")
 
     def test_a_compressed_checkpoint_or_weights_file(self, tmp_path: Path) -> None:
         buffer = io.BytesIO()
@@ -497,13 +497,13 @@ class TestMachine:
     )
     def test_what_a_machine_lacks_is_no_fault_of_mlbench(self, error: Exception) -> None:
         problem = _problem(error, load_recipe("default"))
-        assert "a fault of mlbench" not in problem
+        assert "a bug in mlbench" not in problem
         assert "raise the limit" in problem
 
     def test_faults_stay_faults(self) -> None:
         for error in (RuntimeError("mat1 and mat2"), OSError(errno.ENOENT, "x"), KeyError("a")):
             assert lack(error) is None
-            assert "a fault of mlbench" in _problem(error, load_recipe("default"))
+            assert "a bug in mlbench" in _problem(error, load_recipe("default"))
 
 
 def test_report_shows_no_marks_of_direction(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_results_folder_that_cannot_be_made(photos: Path, tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     line = refusal(run(photos, tmp_path / "file" / "out"))
     assert "cannot write to the results folder" in line
-    assert line.endswith("give another one with --out")
+    assert line.endswith("choose another one with --out")
 
 
 def test_read_only_results_folder(photos: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_no_home_folder(monkeypatch: pytest.MonkeyPatch, home: str | None) -> No
 
 
 def test_unknown_home_in_a_path(photos: Path) -> None:
-    with pytest.raises(MlbenchError, match="no home folder for ~nobody_knows/x; give the full"):
+    with pytest.raises(MlbenchError, match="no home folder for ~nobody_knows/x; use the full"):
         expanded("~nobody_knows/x")
     result = invoke("run", "--dataset=folder:~nobody_knows/x")
     assert "no home folder for ~nobody_knows/x" in refusal(result)
@@ -189,7 +189,9 @@ def test_cache_cut_off_while_in_use(photos: Path, cache: Path) -> None:
     assert crops(np.array([23]), boxes, 16).any()
     (path,) = contents(cache)
     os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(MlbenchError, match="cache was cut off while in use; the same command"):
+    with pytest.raises(
+        MlbenchError, match="cache was truncated while in use; run the same command"
+    ):
         crops(np.array([23]), boxes, 16)
     assert len(opened(photos)) == 24
     assert opened(photos).image(23).any()

@@ -112,7 +112,7 @@ def fuse(tmp_path: Path) -> Path:
 def test_weights_that_hold_code(tmp_path: Path, fuse: Path, legacy: bool) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"a": Bomb(fuse)}, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(MlbenchError, match="is not a weights file; it must hold a plain state"):
+    with pytest.raises(MlbenchError, match="is not a weights file; it must contain a plain state"):
         read_state(path)
     assert not fuse.exists()
 

@@ -90,7 +90,7 @@ def _hand_out(crew: Crew, specs: Sequence[RunSpec], out: Path, listen: Listen) -
                 listen(event)
             elif losses[event.spec] < crew.retries:
                 losses[event.spec] += 1
-                listen(Note(f"{label(event.spec)}: {_lost(event)}; made again", event.where))
+                listen(Note(f"{label(event.spec)}: {_lost(event)}; repeating it", event.where))
                 todo.append(event.spec)
             else:
                 yield _given_up(event, losses[event.spec] + 1, out)
@@ -105,4 +105,4 @@ def _lost(event: Lost) -> str:
 
 
 def _given_up(event: Lost, times: int, out: Path) -> Outcome:
-    return failed(event.spec, out, f"{_lost(event)}, {times} times in all")
+    return failed(event.spec, out, f"{_lost(event)}, {times} times in total")

@@ -45,8 +45,8 @@ class Inline:
         outcome = attempt(spec, self._ingredients, self._out)
         if outcome and outcome.device_lost:
             raise MlbenchError(
-                f"{label(spec)}: {outcome.problem}; the same command goes on with the other "
-                "runs, and MLBENCH_DEBUG=1 shows where it failed"
+                f"{label(spec)}: {outcome.problem}; re-run the same command to continue with "
+                "the other runs; MLBENCH_DEBUG=1 shows where it failed"
             )
         self._finished.append(Finished(spec, outcome))
 
