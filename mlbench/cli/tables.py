@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,47 @@ from mlbench.errors import MlbenchError, printable
 from mlbench.system.streams import write
 
 if TYPE_CHECKING:
+    from mlbench.comparison.comparison import Comparison
     from mlbench.tables.planning import Question
+
+
+_FEW = 3
+"""Comparisons that are printed whole; of more there is an overview."""
+
+
+def _column_names(
+    _ctx: click.Context, _param: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    return names or None
+
+
+def _named(folder: Path) -> tuple[Path, str]:
+    """Return the folder and the name of FOLDER:NAME; no name where FOLDER itself is there."""
+    parent, _, name = str(folder).rpartition(":")
+    if folder.exists() or not parent or not Path(parent).exists():
+        return folder, ""
+    return Path(parent), name
+
+
+def _changed(comparison: Comparison) -> float:
+    """Return when a comparison's files were last changed: its records, or the pack they are in."""
+    paths = map(Path, comparison.files)
+    files = {next((p for p in (path, *path.parents) if p.is_file()), None) for path in paths}
+    return max((file.stat().st_mtime for file in files if file), default=0.0)
+
+
+def _print_overview(comparisons: Sequence[Comparison], folder: Path) -> None:
+    """Print a line for each comparison, then the ladders that some of them are steps of."""
+    from mlbench.records.store import read_results
+    from mlbench.report.ladders import ladders
+    from mlbench.tables.overview import overview_sheet
+
+    steps = [each for each in comparisons if len({row.loss for row in each.rows}) == 1]
+    files = {Path(path) for each in steps for path in each.files}
+    records = read_results(folder).records if len(steps) > _FEW else {}
+    found = ladders({path: record for path, record in records.items() if path in files})
+    print_sheets([overview_sheet(comparisons, folder), *(ladder.sheet for ladder in found)])
 
 
 @click.command()
@@ -52,6 +93,13 @@ if TYPE_CHECKING:
     help="Add a column with the losses that are practically equal to the best: at most this many "
     "percentage points below its R@1.",
 )
+@click.option(
+    "--columns",
+    callback=_column_names,
+    metavar="A,B,...",
+    help="Show these columns only: metrics (R@1,MAP@R), gap, n. For a narrow page.",
+)
+@click.option("--all", "every", is_flag=True, help="Print every table, also where there are many.")
 def table(
     folder: Path,
     form: str,
@@ -60,9 +108,13 @@ def table(
     rows: str | None,
     statement: Literal["other-classes", "these-classes"],
     rope: float | None,
+    columns: tuple[str, ...] | None,
+    every: bool,
 ) -> None:
     """Print one table for every comparison (recipe and data set) in FOLDER.
 
+    Where there are many, an overview is printed, with the ladders of an ablation. FOLDER:NAME, with
+    a recipe's name or id or a folder in FOLDER, prints the tables of that one, --all those of all.
     Damaged records are reported on standard error and skipped.
     """
     if (merged or rows is not None) and reference:
@@ -72,24 +124,38 @@ def table(
     if merged and rows is not None:
         raise click.UsageError("pass --merge or --rows, not both")
     from mlbench.comparison.cache import summarise
-    from mlbench.comparison.comparison import merge, varied_fields
+    from mlbench.comparison.comparison import in_order, merge, varied_fields
     from mlbench.tables.formats import render
     from mlbench.tables.layout import sheets
 
+    folder, name = _named(folder)
     summary = summarise(folder, statement, () if rows is None else varied_fields(rows))
     for problem in summary.problems:
         click.echo(f"Warning: skipped: {printable(problem)}", err=True)
     if not summary.comparisons:
         raise MlbenchError(f"no readable record in '{folder}'")
     comparisons = list(summary.comparisons)
+    if name:
+        from mlbench.tables.overview import chosen
+
+        comparisons = in_order(chosen(comparisons, folder, name))
     if rows is not None and all(len({row.values for row in c.rows}) == 1 for c in comparisons):
         raise MlbenchError(f"--rows {rows}: no two records of '{folder}' differ in it alone")
     if merged:
         comparisons = [merge(comparisons)]
-    if form == "text":
-        print_sheets(sheets(comparisons, reference=reference, width=rope))
-    else:
-        write(render(comparisons, form, reference=reference, width=rope))
+    if form != "text":
+        text = render(comparisons, form, reference=reference, width=rope, columns=columns)
+        write(text)
+        return
+    several = len(comparisons) > _FEW
+    if several:
+        comparisons = in_order(sorted(comparisons, key=_changed, reverse=True))
+        _print_overview(comparisons, folder)
+    if every or not several:
+        print_sheets(sheets(comparisons, reference=reference, width=rope, columns=columns))
+    elif several:
+        example = comparisons[0].recipe_id
+        click.echo(f"A table each: mlbench table {folder}:{example}; all: --all", err=True)
 
 
 @click.command()

@@ -163,7 +163,11 @@ def varied_fields(text: str) -> tuple[str, ...]:
 
 def told_apart(comparisons: Iterable[Comparison]) -> list[Comparison]:
     """Put comparisons into their order, and note how each differs from the first."""
-    ordered = sorted(comparisons, key=lambda each: each.identity)
+    return in_order(sorted(comparisons, key=lambda each: each.identity))
+
+
+def in_order(ordered: Sequence[Comparison]) -> list[Comparison]:
+    """Note how each of the comparisons differs from the first."""
     return [
         replace(each, differences=_sentences(_fields(ordered[0]), _fields(each)))
         for each in ordered

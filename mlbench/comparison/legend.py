@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlbench.errors import MlbenchError
 from mlbench.losses.baselines import BASELINES
+from mlbench.recipes.reading import shipped_name
 from mlbench.recipes.spec import LossSpec
 from mlbench.records.record import RunRecord
 from mlbench.registry import LOSSES
@@ -107,8 +108,10 @@ def _random_splits(records: Sequence[RunRecord]) -> tuple[str, ...]:
 
 def _of_recipe(record: RunRecord) -> str:
     recipe = record.recipe
+    name = shipped_name(recipe)
     return (
-        f"recipe {record.recipe_id}: {recipe.schedule.epochs} epochs, batch {recipe.batch.size}, "
+        f"recipe {f'{name} ' if name else ''}{record.recipe_id}: "
+        f"{recipe.schedule.epochs} epochs, batch {recipe.batch.size}, "
         f"{recipe.input.size} px, backbone {_TRUNK[recipe.backbone.trunk]}, weights "
         f"{record.weights_id}, epoch: {recipe.selection.rule}, "
         f"folds: {recipe.selection.folds or 'none'}"

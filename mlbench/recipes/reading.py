@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,27 @@ def load_recipe(name_or_path: str) -> Recipe:
     table, where = read_recipe_table(name_or_path)
     table.pop("losses", None)
     return build(Recipe, with_interpolation_of_backbone(table), where)
+
+
+def shipped_name(recipe: Recipe) -> str:
+    """Return the name of the shipped recipe that this is, on whatever data set; "" if of none.
+
+    >>> from mlbench.recipes.reading import load_recipe, shipped_name
+    >>> shipped_name(load_recipe("frozen"))
+    'frozen'
+    """
+    return _shipped().get(_without_data(recipe), "")
+
+
+@functools.cache
+def _shipped() -> dict[Recipe, str]:
+    return {_without_data(load_recipe(name)): name for name in recipe_names()}
+
+
+def _without_data(recipe: Recipe) -> Recipe:
+    """Return a recipe without the name of its data set, and the k that papers report on that."""
+    data, evaluation = replace(recipe.data, name=""), replace(recipe.evaluation, ks=(1,))
+    return replace(recipe, data=data, evaluation=evaluation)
 
 
 def recipe_fields(name_or_path: str) -> dict[str, Any]:

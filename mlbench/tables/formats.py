@@ -63,7 +63,7 @@ def _html_settings(settings: Sequence[tuple[str, str]]) -> str:
 
 
 def to_latex(sheets: Sequence[Sheet]) -> str:
-    """Return tables as LaTeX for the booktabs package; the notes are comments."""
+    """Return tables as LaTeX for the booktabs package; advice and notes are comments."""
     parts = []
     for each in sheets:
         body = _styled(each, escape_latex, lambda text: f"\\textbf{{{text}}}")
@@ -72,7 +72,8 @@ def to_latex(sheets: Sequence[Sheet]) -> str:
             rows += [" & ".join(cells) + r" \\", *([r"\midrule"] if line.ends_section else [])]
         align = "".join("l" if n in each.texts else "r" for n in range(len(each.header)))
         lines = [
-            *("% " + " ".join(text.split()) for text in (each.title, *each.lines_below)),
+            *(f"% {' '.join(text.split())}" for text in (each.title, each.advice) if text),
+            *("% " + " ".join(text.split()) for text in each.lines_below),
             *("% " + " ".join(f"{name}: {text}".split()) for name, text in each.settings),
             rf"\begin{{tabular}}{{{align}}}",
             r"\toprule",
@@ -83,7 +84,10 @@ def to_latex(sheets: Sequence[Sheet]) -> str:
             r"\end{tabular}",
         ]
         parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
+    return "\n".join([_PACKAGES, *parts])
+
+
+_PACKAGES = "% Put this into the preamble: \\usepackage{booktabs}\n"
 
 
 def to_html(sheets: Sequence[Sheet]) -> str:
@@ -221,6 +225,7 @@ def render(
     *,
     reference: bool = False,
     width: float | None = None,
+    columns: Sequence[str] | None = None,
 ) -> str:
     """Return the tables in one of ``SHEET_FORMATS`` or ``DATA_FORMATS``.
 
@@ -231,9 +236,11 @@ def render(
         form: name of the format.
         reference: add the published rows of each data set (not in CSV and JSON).
         width: of differences that do not matter, in percent points (not in CSV).
+        columns: to be shown, as for ``layout.sheet`` (not in CSV and JSON).
     """
     if form in DATA_FORMATS:
         text = DATA_FORMATS[form](comparisons, width)
     else:
-        text = SHEET_FORMATS[form](sheets(comparisons, reference=reference, width=width))
+        laid_out = sheets(comparisons, reference=reference, width=width, columns=columns)
+        text = SHEET_FORMATS[form](laid_out)
     return printable_lines(text)

@@ -12,7 +12,7 @@ from mlbench.comparison.estimates import Estimate
 from mlbench.comparison.judgement import Scope
 from mlbench.comparison.published import LOSS_OF, PublishedRow, published
 from mlbench.comparison.rows import Row
-from mlbench.errors import first_few
+from mlbench.errors import MlbenchError, first_few
 from mlbench.tables.sheet import Line, Sheet
 
 if TYPE_CHECKING:
@@ -21,36 +21,76 @@ if TYPE_CHECKING:
 _GAP = f"gap to best, {METRIC}"
 
 
-def sheet(comparison: Comparison, width: float | None = None) -> Sheet:
+def sheet(
+    comparison: Comparison, width: float | None = None, columns: Sequence[str] | None = None
+) -> Sheet:
     """Lay out a comparison in percent; values not significantly different from the best are marked.
 
     Args:
         comparison: to be shown.
         width: largest difference that does not matter, in percentage points; None adds no column.
+        columns: metrics, ``gap`` and ``n`` to be shown, and nothing else; None shows what is usual.
+
+    Raises:
+        MlbenchError: a column that the comparison does not have.
     """
-    shown = [metric for metric in comparison.metrics if metric != "R-Precision"]
+    shown = _shown(comparison, columns)
+    ending = _ending(comparison, width, columns)
     footnotes = list(dict.fromkeys(note for row in comparison.rows for note in row.notes))
     lines = []
     for number, row in enumerate(comparison.rows):
         following = comparison.rows[number + 1 : number + 2]
         ends = any(_starts_section(comparison, row, each) for each in following)
-        lines.append(_line(row, shown, footnotes, width, ends))
-    practice = () if width is None else ("practically",)
+        cells = {_GAP: distance(row.behind.get(METRIC)), "n": _count(row)}
+        if width is not None:
+            cells["practically"] = _practically(row, width)
+        lines.append(_line(row, shown, footnotes, [cells[name] for name in ending], ends))
     return Sheet(
         title=comparison.title,
-        header=(", ".join([*comparison.named_by, "loss"]), *shown, _GAP, *practice, "n"),
+        header=(", ".join([*comparison.named_by, "loss"]), *shown, *ending),
         lines=tuple(lines),
         legend=_legend(comparison),
         notes=(
             *(f"[{number}] {note}" for number, note in enumerate(footnotes, 1)),
             *(f"difference from the first table: {text}" for text in comparison.differences),
-            *_explained(comparison, shown, width),
+            *_explained(comparison, shown, width, gaps=_GAP in ending),
             *comparison.notes,
             *comparison.stamp,
         ),
         settings=tuple(comparison.settings.items()),
         advice=advise(comparison),
     )
+
+
+def _shown(comparison: Comparison, columns: Sequence[str] | None) -> list[str]:
+    """Return the metrics that have a column."""
+    if columns is None:
+        return [metric for metric in comparison.metrics if metric != "R-Precision"]
+    unknown = [name for name in columns if name not in (*comparison.metrics, "gap", "n")]
+    if unknown:
+        known = ", ".join([*comparison.metrics, "gap", "n"])
+        raise MlbenchError(f"columns: no column '{unknown[0]}'; there are: {known}")
+    return [name for name in columns if name in comparison.metrics]
+
+
+def _ending(
+    comparison: Comparison, width: float | None, columns: Sequence[str] | None
+) -> list[str]:
+    """Return the columns behind the metrics; gaps are shown where one is known."""
+    gaps = any(METRIC in row.behind for row in comparison.rows)
+    gap = [_GAP] if gaps and (columns is None or "gap" in columns) else []
+    practice = [] if width is None else ["practically"]
+    count = ["n"] if columns is None or "n" in columns else []
+    return [*gap, *practice, *count]
+
+
+def _practically(row: Row, width: float) -> str:
+    behind = row.behind.get(METRIC)
+    return "-" if behind is None else rope(behind, width / 100)
+
+
+def _count(row: Row) -> str:
+    return f"{row.runs}{f' ({row.diverged} diverged)' if row.diverged else ''}"
 
 
 def _starts_section(comparison: Comparison, row: Row, following: Row) -> bool:
@@ -71,10 +111,12 @@ def _legend(comparison: Comparison) -> str:
     )
 
 
-def _explained(comparison: Comparison, shown: Sequence[str], width: float | None) -> list[str]:
+def _explained(
+    comparison: Comparison, shown: Sequence[str], width: float | None, *, gaps: bool
+) -> list[str]:
     """Say what the figures are, and what their intervals hold for, a line each."""
     lines = ["values in percent" + _over_what(comparison)]
-    if any(row.behind for row in comparison.rows):
+    if gaps:
         lines.append(
             f"{_GAP}: points below the best {'row' if comparison.varied else 'trained loss'} (95 % "
             f"interval); all these intervals hold at once, for {comparison.scope}"
@@ -116,19 +158,13 @@ def _over_what(comparison: Comparison) -> str:
 
 
 def _line(
-    row: Row, shown: Sequence[str], footnotes: Sequence[str], width: float | None, ends: bool
+    row: Row, shown: Sequence[str], footnotes: Sequence[str], ending: Sequence[str], ends: bool
 ) -> Line:
     marks = "".join(f" [{footnotes.index(note) + 1}]" for note in row.notes)
-    diverged = f" ({row.diverged} diverged)" if row.diverged else ""
     figures = [percent(row.estimates.get(metric)) for metric in shown]
-    behind = row.behind.get(METRIC)
-    more = [distance(behind)]
-    if width is not None:
-        more.append("-" if behind is None else rope(behind, width / 100))
-    more.append(f"{row.runs}{diverged}")
     return Line(
-        cells=(row.label + marks, *figures, *more),
-        bold=(False, *(metric in row.marked for metric in shown), *(False for _ in more)),
+        cells=(row.label + marks, *figures, *ending),
+        bold=(False, *(metric in row.marked for metric in shown), *(False for _ in ending)),
         ends_section=ends,
     )
 
@@ -249,12 +285,19 @@ def _ours_minus(row: PublishedRow, comparison: Comparison) -> str:
         return "-"
     ours = [r for r in comparison.rows if r.loss == LOSS_OF.get(row.method) and r.estimates]
     return (
-        ", ".join(f"{100 * r.estimates['R@1'].mean - row.values['R@1']:+.1f}" for r in ours) or "-"
+        ", ".join(
+            f"{r.label} {100 * r.estimates['R@1'].mean - row.values['R@1']:+.1f}" for r in ours
+        )
+        or "-"
     )
 
 
 def sheets(
-    comparisons: Sequence[Comparison], *, reference: bool = False, width: float | None = None
+    comparisons: Sequence[Comparison],
+    *,
+    reference: bool = False,
+    width: float | None = None,
+    columns: Sequence[str] | None = None,
 ) -> list[Sheet]:
     """Lay out comparisons.
 
@@ -262,10 +305,11 @@ def sheets(
         comparisons: to be shown.
         reference: whether the published rows of its data set follow each.
         width: as in ``sheet``.
+        columns: as in ``sheet``.
     """
     laid_out: list[Sheet] = []
     for comparison in comparisons:
-        laid_out.append(sheet(comparison, width))
+        laid_out.append(sheet(comparison, width, columns))
         beside = reference_sheet(comparison) if reference else None
         laid_out += [beside] if beside else []
     return laid_out

@@ -41,9 +41,9 @@ def to_text(given: Sheet, columns: int, *, styled: bool) -> str:
     lines = [
         *_folded([given.title], columns, italic=styled),
         *_grid(header, rows, columns, given.texts, ruled),
+        *_folded([given.advice] if given.advice else [], columns),
         *_folded(notes, columns, dim=styled),
         *_settings(given.settings, columns, dim=styled),
-        *_folded([given.advice] if given.advice else [], columns),
     ]
     return _joined(lines)
 
