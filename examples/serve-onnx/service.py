@@ -35,7 +35,7 @@ class Service:
 
     def __init__(self, model: Path, gallery: Path) -> None:
         self.embedder = Embedder(model)
-        with np.load(gallery) as arrays:
+        with np.load(gallery, allow_pickle=False) as arrays:
             self.paths: list[str] = arrays["paths"].tolist()
             self.embeddings: Floats = arrays["embeddings"]
         if self.embeddings.shape != (len(self.paths), self.embedder.dim):

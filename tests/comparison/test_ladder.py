@@ -121,7 +121,7 @@ def test_ablate_prints_the_gains_and_draws_them(photos: Path, tmp_path: Path) ->
     arguments += ["--seeds", "2", "--out", str(tmp_path), "--picture", str(tmp_path / "w.png")]
     first = CliRunner().invoke(main, arguments)
     assert first.exit_code == 0, first.output
-    for text in ("start", "input", "batch norm", "none -> backbone", "gain", "±"):
+    for text in ("start", "input", "batch norm", "input.normalization none", "gain", "±"):
         assert text in first.stdout
     with Image.open(tmp_path / "w.png") as picture:
         assert picture.width > 500

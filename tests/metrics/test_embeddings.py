@@ -79,7 +79,7 @@ def test_text_shows_percent_and_what_was_measured(file: Path) -> None:
     expected = mlbench.evaluate(ROWS, LABELS, nmi_restarts=2)
     for name in ("R@1", "R@8", "NMI", "MAP@R", "R-Precision"):
         assert f"{name:<11}  {100 * expected[name]:.2f}" in result.stdout
-    assert "40 queries against all others; 5 classes, 6 dimensions; 0 queries" in result.stdout
+    assert "40 queries against all others; 5 classes, 6 dimensions; 0 lone queries" in result.stdout
     assert "2 restarts" in result.stdout
     without = evaluated(file, "--no-nmi", embeddings=ROWS, labels=NAMES)
     assert "NMI" not in without.stdout

@@ -382,4 +382,4 @@ def test_an_updated_index_is_as_a_new_one(run: Path, photos: Path, kind: str) ->
 def test_an_index_is_updated_from_its_own_folder(run: Path, photos: Path) -> None:
     assert "no index" in refusal("index", run, photos, "--update")
     assert mlbench_("index", run, photos).exit_code == 0
-    assert "give that folder" in refusal("index", run, photos / "class0", "--update")
+    assert "pass that folder" in refusal("index", run, photos / "class0", "--update")

@@ -31,7 +31,7 @@ def run_with_embeddings(table: Path) -> tuple[mlbench.RunRecord, torch.Tensor, Q
     made = Ingredients(plan.recipe, plan.files, torch.device("cpu"), lambda *_: None)
     kept = []
     record, queries = run_one(
-        plan.runs()[0], made, keep=lambda _record, _trained, rows: kept.append(rows)
+        plan.runs()[0], made, keep=lambda *arguments: kept.append(arguments[-1])
     )
     assert queries is not None
     return record, kept[0], queries

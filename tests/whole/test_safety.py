@@ -176,6 +176,7 @@ def check_terminal(text: str) -> None:
 def check_html(text: str) -> None:
     tags = Tags(text)
     known = {"table", "caption", "thead", "tbody", "tr", "th", "td", "ul", "li", "strong"}
+    known |= {"details", "summary", "dl", "dt", "dd"}
     assert tags.found <= known
     assert tags.attributes <= {("scope", "col")}
 
