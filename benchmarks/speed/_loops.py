@@ -26,7 +26,7 @@ from mlbench.training.device import compile_network
 from mlbench.training.network import Embedder, Trunk, build_head, preprocessing_of
 from mlbench.training.trainer import Trainer, build_optimizer
 
-CLASSES, WORKERS = 100, 2
+CLASSES = 100
 Loop = Callable[[], object]
 
 
@@ -42,6 +42,7 @@ class Case:
         device: to train on.
         precision: of all loops but the plain one, which is fp32.
         threads: of torch.
+        workers: that decode images for the plain loop, at least 1.
     """
 
     backbone: str
@@ -51,6 +52,7 @@ class Case:
     device: torch.device
     precision: str = "fp32"
     threads: int = 1
+    workers: int = 2
 
     @property
     def images(self) -> int:
@@ -141,7 +143,7 @@ def plain(case: Case, paths: list[Path]) -> tuple[Loop, Loop]:
             value.item()
 
     def drain() -> None:
-        for _ in range(2 * WORKERS):
+        for _ in range(2 * case.workers):
             next(batches)
 
     return steps, drain
@@ -164,7 +166,7 @@ def _batches(
         case.batch,
         shuffle=True,
         drop_last=True,
-        num_workers=WORKERS,
+        num_workers=case.workers,
         persistent_workers=True,
         pin_memory=case.device.type == "cuda",
     )

@@ -1,7 +1,7 @@
 """CPU and wall seconds and memory of mlbench's evaluator and k-means beside those of other tools.
 
     python benchmarks/speed/evaluator.py [--search] [--sop] [--shape NAME] [--threads N]
-        [--device cuda] [--quick] [--json PATH]
+        [--device cuda] [--alone] [--kmeans] [--quick] [--json PATH]
 
 Random clustered unit embeddings of the shape of CUB's test set, with ``--sop`` of SOP's too (half
 an hour): mlbench, pytorch-metric-learning's AccuracyCalculator, and the N x N argsort of
@@ -9,7 +9,8 @@ SoftTriple's authors; then k-means beside scikit-learn's. Times are taken in alt
 process, memory in one process per tool. With ``--search`` the exact search alone, beside faiss's
 ``IndexFlatIP`` and a bare product of matrices: 60 neighbours of each image (12 at SOP's size); and
 the comparison of all pairs. With ``--device cuda`` mlbench's part is done there, and only its wall
-clock says anything.
+clock says anything; memory is then not measured. With ``--alone`` mlbench's evaluator alone is
+timed, with ``--kmeans`` the k-means alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,6 +68,11 @@ SOP512 = Shape("SOP512", 60502, 512, 11316, (OURS, "calculator"), 2, noise=0.1)
 SHAPES = {shape.name: shape for shape in (CUB, SOP64, SOP512)}
 
 
+def alone(shape: Shape) -> Shape:
+    """Return a shape on which mlbench alone is timed."""
+    return replace(shape, tools=(OURS,))
+
+
 def make_data(shape: Shape) -> tuple[Tensor, Tensor]:
     """Return unit embeddings ``(N, D)`` around one centre a class, and labels ``(N,)``."""
     generator = torch.Generator().manual_seed(0)
@@ -78,18 +84,17 @@ def make_data(shape: Shape) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.normalize(rows), labels
 
 
-def load_tool(name: str, device: str) -> Tool:
+def load_tool(name: str) -> Tool:
     """Import a tool and return what computes R@1, R-Precision and MAP@R with it."""
     if name == OURS:
-        return _load_mlbench(device)
+        return _load_mlbench()
     return _load_calculator() if name == "calculator" else _argsort
 
 
-def _load_mlbench(device: str) -> Tool:
+def _load_mlbench() -> Tool:
     from mlbench.metrics.evaluation import evaluate_queries, summarize
 
     def run(embeddings: Tensor, labels: Tensor) -> Values:
-        embeddings = embeddings.to(device)
         summary = summarize(evaluate_queries(embeddings, labels))
         return {name: summary[name] for name in METRICS}
 
@@ -144,14 +149,15 @@ def alternate(tools: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
 def time_tools(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
     """Time the evaluators after one round on a tenth of the data that is not measured."""
     embeddings, labels = make_data(shape)
-    loaded = {name: load_tool(name, device) for name in shape.tools}
+    loaded = {name: load_tool(name) for name in shape.tools}
+    rows = {name: embeddings.to(device) if name == OURS else embeddings for name in loaded}
     values: dict[str, Values] = {}
 
     def turn(name: str) -> None:
-        values[name] = loaded[name](embeddings, labels)
+        values[name] = loaded[name](rows[name], labels)
 
-    for tool in loaded.values():
-        tool(embeddings[::10].contiguous(), labels[::10])
+    for name, tool in loaded.items():
+        tool(rows[name][::10].contiguous(), labels[::10])
     tools = {name: lambda name=name: turn(name) for name in loaded}
     return {**alternate(tools, rounds), "values": values, "product_limit": product_limit()}
 
@@ -189,7 +195,7 @@ def time_search(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
 def measure_memory(shape: Shape, name: str) -> dict[str, float]:
     """Return a tool's peak memory in GB above this process with the inputs in it (on Linux)."""
     embeddings, labels = make_data(shape)
-    tool = load_tool(name, "cpu")
+    tool = load_tool(name)
     tool(embeddings[:64], labels[:64] % 2)
     # The kernel forgets the peak that making the data had.
     Path("/proc/self/clear_refs").write_text("5")
@@ -203,14 +209,14 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def time_kmeans(shape: Shape, rounds: int) -> dict[str, Any]:
+def time_kmeans(shape: Shape, rounds: int, device: str) -> dict[str, Any]:
     """Time ten restarts of each k-means; then take the inertia of single restarts of both."""
     from sklearn.cluster import KMeans
 
     from mlbench.metrics.kmeans import kmeans
 
-    points = make_data(shape)[0]
-    array = points.numpy()
+    points = make_data(shape)[0].to(device)
+    array = points.cpu().numpy()
     kmeans(points[::10], shape.classes)
     KMeans(shape.classes).fit(array[::10])
     ten: dict[str, Any] = {"n_init": RESTARTS}  # typed as a string there
@@ -228,7 +234,14 @@ def time_kmeans(shape: Shape, rounds: int) -> dict[str, Any]:
     }
     iterations = statistics.fmean(run.iterations for run in ours)
     flops = RESTARTS * kmeans_flops(shape, iterations)
-    return {**taken, "inertia": inertia, "flops": flops, "product_limit": product_limit()}
+    limit = product_limit()
+    return {
+        **taken,
+        "inertia": inertia,
+        "iterations": iterations,
+        "flops": flops,
+        "product_limit": limit,
+    }
 
 
 def kmeans_flops(shape: Shape, iterations: float) -> float:
@@ -244,9 +257,8 @@ def run_job(shape: Shape, job: str, quick: bool, device: str) -> dict[str, Any]:
     if kind == "memory":
         return measure_memory(shape, tool)
     rounds = 1 if quick else shape.rounds
-    if kind == "kmeans":
-        return time_kmeans(shape, rounds)
-    return {"time": time_tools, "search": time_search}[kind](shape, rounds, device)
+    jobs = {"time": time_tools, "search": time_search, "kmeans": time_kmeans}
+    return jobs[kind](shape, rounds, device)
 
 
 def in_subprocess(
@@ -257,7 +269,7 @@ def in_subprocess(
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     # Threads that wait by spinning would count as CPU time that a tool needs.
     environment = os.environ | dict.fromkeys(names, str(threads)) | {"OMP_WAIT_POLICY": "passive"}
-    command += ["--quick"] * quick
+    command += ["--quick"] * quick + ["--alone"] * (shape.tools == (OURS,))
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -296,6 +308,8 @@ def benchmark(shape: Shape, threads: int, quick: bool, device: str) -> dict[str,
     result = in_subprocess(shape, "time", threads, quick, device)
     result["gigabytes"] = {
         name: in_subprocess(shape, f"memory:{name}", threads, quick)["gigabytes"]
+        if device == "cpu"
+        else math.nan
         for name in shape.tools
     }
     rows = [
@@ -315,9 +329,9 @@ def benchmark(shape: Shape, threads: int, quick: bool, device: str) -> dict[str,
     return {"shape": asdict(shape), **result}
 
 
-def benchmark_kmeans(shape: Shape, threads: int, quick: bool) -> dict[str, Any]:
+def benchmark_kmeans(shape: Shape, threads: int, quick: bool, device: str) -> dict[str, Any]:
     """Measure k-means on one shape."""
-    result = in_subprocess(shape, "kmeans", threads, quick)
+    result = in_subprocess(shape, "kmeans", threads, quick, device)
     rows = [
         (name, *columns(result, name), _mean_and_error(result["inertia"][name]))
         for name in (OURS, "sklearn")
@@ -340,11 +354,14 @@ def main() -> None:
     parser.add_argument("--search", action="store_true", help="the exact search alone")
     parser.add_argument("--threads", type=int, default=2, help="threads of each library")
     parser.add_argument("--device", default="cpu", help="where mlbench's part is done")
+    parser.add_argument("--alone", action="store_true", help="mlbench's evaluator alone")
+    parser.add_argument("--kmeans", action="store_true", help="k-means alone")
     parser.add_argument("--job", help="used by the benchmark itself")
     parser.add_argument("--shape", choices=SHAPES, help="this shape alone")
     options = parser.parse_args()
     if options.job:
-        job = run_job(SHAPES[options.shape], options.job, options.quick, options.device)
+        shape = alone(SHAPES[options.shape]) if options.alone else SHAPES[options.shape]
+        job = run_job(shape, options.job, options.quick, options.device)
         print(json.dumps(job))
         return
     shapes = (CUB, SOP64, SOP512) if options.sop else (CUB,)
@@ -353,14 +370,16 @@ def main() -> None:
     how = options.threads, options.quick, options.device
     if options.search:
         searches = [benchmark_search(shape, *how) for shape in shapes]
-        finish({"threads": options.threads, "searches": searches}, options.json)
+        finish({"threads": options.threads, "searches": searches}, options.json, options.device)
         return
-    figures = {
-        "threads": options.threads,
-        "evaluators": [benchmark(shape, *how) for shape in shapes],
-        "kmeans": benchmark_kmeans(CUB, options.threads, options.quick),
-    }
-    finish(figures, options.json)
+    figures: dict[str, Any] = {"threads": options.threads, "device": options.device}
+    if options.alone:
+        shapes = tuple(map(alone, shapes))
+    if not options.kmeans:
+        figures["evaluators"] = [benchmark(shape, *how) for shape in shapes]
+    if not options.alone:
+        figures["kmeans"] = benchmark_kmeans(CUB, *how)
+    finish(figures, options.json, options.device)
 
 
 if __name__ == "__main__":

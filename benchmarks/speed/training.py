@@ -8,7 +8,8 @@ set up, as where nobody uses it; another row shows what those settings alone giv
 those of one step; CPU time includes that of the plain loop's workers. The limit is the least of the
 network's own times (both passes and the optimiser over one batch), in either memory layout,
 compiled as well with --compile. With --pair there is no limit, and fewer processes are in memory at
-once: all of GoogLeNet's need more than 20 GB. On a GPU, --precision changes all but the plain loop.
+once: all of GoogLeNet's need more than 20 GB. On a GPU, --precision changes all but the plain loop,
+which is in fp32 with torch's own flags: TF32 in convolutions, not in products of matrices.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def limits(case: Case) -> dict[str, Process]:
 
 def build_plain(case: Case, paths: list[Path]) -> tuple[Loop, Loop]:
     """Return the plain loop, and what uses up the batches that its workers have in store."""
-    set_process(case)
+    torch.set_num_threads(case.threads)  # and no known state: torch's flags as they are
     steps, drain = plain(case, paths)
     # While other loops have their turns, workers fill their store. A GPU would use it up faster
     # than they fill it; on a CPU they fill one place a step, in a turn as well.
@@ -140,6 +141,7 @@ def report(case: Case, figures: Figures) -> dict[str, Any]:
         "device": case.device.type,
         "precision": case.precision,
         "threads": case.threads,
+        "workers": case.workers,
         "flops_of_a_step": operations,
         "limit": best,
         "milliseconds": milliseconds,
@@ -174,6 +176,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, help="of a turn [default: 1 on a CPU, 20 on a GPU]")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader")
     parser.add_argument("--pair", action="store_true", help="the plain loop and ours alone")
     parser.add_argument("--compile", action="store_true", help="our loop compiled as well")
     parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
@@ -189,10 +192,19 @@ def main() -> None:
     if options.profile:
         names = [options.profile]
     cases = [
-        Case(name, SIZES[name], options.batch, steps, device, options.precision, options.threads)
+        Case(
+            name,
+            SIZES[name],
+            options.batch,
+            steps,
+            device,
+            options.precision,
+            options.threads,
+            options.workers,
+        )
         for name in names
     ]
-    count = max(512, options.batch * max(steps, 8))
+    count = max(64 if options.quick else 512, options.batch * max(steps, 8))
     with known_state(options.precision), photos(count) as paths:
         if options.profile:
             print_profile(cases[0], paths, compiled=options.compile)

@@ -15,6 +15,12 @@ from mlbench.errors import printable
 if TYPE_CHECKING:
     from mlbench.runs.verify import Finding, Verification
 
+_ON_A_GPU = (
+    "on a GPU some sums are added in another order each time, so that a run may differ from itself "
+    "in the last digits, and training amplifies that: compare the differences with those between "
+    "two seeds, or verify with --device cpu a record that was made on a CPU"
+)
+
 
 @click.command()
 @record_argument("record")
@@ -47,19 +53,21 @@ def verify(record: Path, data_root: Path | None, weights: Path | None, device: s
     from mlbench.runs.verify import files_for, verify
     from mlbench.training.device import resolve_device  # imports torch: after what may be refused
 
-    files = files_for(known, data_root, weights)
+    files, place = files_for(known, data_root, weights), resolve_device(device)
     with progress_bar() as report:
-        done = verify(known, files, resolve_device(device), report)
-    _print_verification(done)
+        done = verify(known, files, place, report)
+    _print_verification(done, place.type)
     sys.exit(0 if done.identical else 1)
 
 
-def _print_verification(done: Verification) -> None:
+def _print_verification(done: Verification, device: str) -> None:
     rows = [(each.what, each.recorded, each.now, _verdict(each)) for each in done.findings]
     print_list(("what", "recorded", "now", ""), rows, [])
     if done.identical:
         click.echo("identical")
     elif done.made:
+        if device == "cuda":
+            click.echo(_ON_A_GPU)
         click.echo("different")
     else:
         click.echo("different data, weights, loss or protocol; the run was not repeated")

@@ -18,12 +18,16 @@ LabelsLike = Tensor | npt.ArrayLike
 
 _Array = npt.NDArray[Any]
 _WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64}
+_HOMES = ("cpu", "cuda")
 _OTHERS = {"c": "complex numbers", "O": "Python objects", "U": "strings", "S": "bytes"}
 _OTHERS |= {"T": "strings", "M": "dates", "m": "durations", "V": "records"}
 
 
 def as_vectors(values: Vectors, what: str) -> Tensor:
     """Return real numbers ``(N, D)`` as a detached tensor, on the device of a given tensor.
+
+    A tensor of another device than the CPU or a CUDA GPU is copied to the CPU: the search and
+    k-means need float64, which some devices lack, and were tried on none of them.
 
     Taken are tensors, arrays of any byte order, strides and precision, nested lists, lists of
     tensors or arrays, and objects with ``__array__``, ``__array_interface__`` or DLPack.
@@ -105,6 +109,8 @@ def _refuse_unreadable(values: Any, what: str) -> None:
 
 def _dense(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().resolve_conj().resolve_neg()
+    if tensor.device.type not in _HOMES:
+        tensor = tensor.cpu()
     # Torch has no arithmetic for these.
     return tensor.to(_WIDER.get(tensor.dtype, tensor.dtype))
 

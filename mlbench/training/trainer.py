@@ -137,7 +137,8 @@ class Trainer:
     def compile(self) -> None:
         """Compile the network's passes over full batches; incomplete ones stay as they are.
 
-        Nothing else changes, so that the steps are the same ones but for rounding.
+        Nothing else changes, so that the steps are the same ones but for rounding, if the network
+        has no dropout: compiled dropout draws other numbers than eager dropout.
 
         Raises:
             MlbenchError: torch cannot compile the network here.

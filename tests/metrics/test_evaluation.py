@@ -9,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import normalized_mutual_info_score
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mlbench.errors import MlbenchError
 from mlbench.metrics.evaluation import evaluate, evaluate_queries, nmi, nmi_restarts, summarize
+from mlbench.metrics.vectors import as_vectors
 
 pytestmark = pytest.mark.numeric
 
@@ -317,6 +319,16 @@ ROWS = np.eye(3)
 MASKED = np.ma.masked_array(ROWS, mask=ROWS > 0)
 LABELS = [0, 1, 2]
 GALLERY = {"gallery": ROWS}
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu"])
+def test_tensors_of_other_devices_go_to_the_cpu(device: str) -> None:
+    """Stand-ins: none of these devices is at hand."""
+    with FakeTensorMode():
+        rows = torch.empty(3, 2, device=device, requires_grad=True)
+        there = torch.empty(3, 2, device="cuda")
+        assert as_vectors(rows, "embeddings").device.type == "cpu"
+        assert as_vectors(there, "embeddings").device.type == "cuda"
 
 
 @pytest.mark.parametrize(

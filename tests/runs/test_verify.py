@@ -13,9 +13,10 @@ from PIL import Image
 
 import mlbench
 from mlbench.cli import main
+from mlbench.cli.checks import _print_verification
 from mlbench.records import store
 from mlbench.records.record import RunRecord
-from mlbench.runs.verify import compare_results
+from mlbench.runs.verify import Finding, Verification, compare_results
 
 
 @pytest.fixture
@@ -63,6 +64,19 @@ def test_other_results_are_named_with_by_how_much(
     expected = {"metrics": "+0.12", "curve": "from epoch 1 on, by at most 0.5"}
     assert expected.get(change, "selected_epoch 0 1 DIFFERENT") in words
     assert words.endswith("different")
+
+
+@pytest.mark.parametrize(("device", "said"), [("cpu", False), ("cuda", True)])
+def test_a_difference_on_a_gpu_may_be_the_order_of_its_sums(
+    capsys: pytest.CaptureFixture[str], device: str, said: bool
+) -> None:
+    finding = Finding("R@1", "0.5", "0.25", same=False)
+    _print_verification(Verification((finding,), made=True), device)
+    output = capsys.readouterr().out
+    assert ("sums are added in another order" in output) == said
+    assert output.splitlines()[-1] == "different"
+    _print_verification(Verification((), made=True), device)
+    assert capsys.readouterr().out.splitlines()[-1] == "identical"
 
 
 def test_versions_and_hardware_are_shown_but_not_judged(
