@@ -15,17 +15,20 @@ KERNELS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATI
 # Torch keeps compiled code by what is compiled, not by the kernels that it was compiled for.
 OWN_CODE := TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VENV)/inductor-other-kernels
 
+# Tests take one thread each, so that a process for each core has a core.
+PARALLEL := --numprocesses auto --dist worksteal
+
 .PHONY: demo test test-kernels check docs tables dist clean
 
 demo: $(STAMP)  ## train the four losses on the embedded data set and print the table
 	$(BIN)/mlbench run
 
 test: $(STAMP)  ## run the tests, then those of numbers again under other kernels
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 	$(MAKE) test-kernels
 
 test-kernels: $(STAMP)  ## run the tests of numbers under other kernels, which x86 processors have
-	case $$(uname -m) in x86_64|amd64) env $(KERNELS) $(OWN_CODE) $(BIN)/pytest -m numeric;; esac
+	case $$(uname -m) in x86_64|amd64) env $(KERNELS) $(OWN_CODE) $(BIN)/pytest $(PARALLEL) -m numeric;; esac
 
 check: $(STAMP)  ## lint, format, layers, types and workflows
 	$(BIN)/ruff check .
