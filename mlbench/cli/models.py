@@ -260,8 +260,9 @@ def search(
 ) -> None:
     """Print the images of an index that are most similar to each QUERY, a file or a folder.
 
-    Similarity is the cosine of embeddings. The search is exact unless the index is approximate.
-    Images that were changed or deleted since they were indexed are reported.
+    The query itself, and copies of its file, are left out. Where the folder of a query is a class
+    of the index, hits of that class are marked. Similarity is the cosine of embeddings. The
+    search is exact unless the index is approximate. Images that were changed or deleted since they were indexed are reported.
     """
     from mlbench.models.index import open_index
     from mlbench.models.model import load_model
@@ -320,11 +321,12 @@ def _print_answers(answers: Sequence[Answer], root: Path, least: float | None) -
                 f"{hit.similarity:.4f}",
                 *_verdict(hit, least).values(),
                 hit.path,
+                "" if hit.same_class is None else "yes" if hit.same_class else "no",
                 "" if hit.state == "same" else hit.state,
             )
             for rank, hit in enumerate(answer.hits, 1)
         ]
-        print_list(("", "similarity", *verdict, "image", ""), rows, [])
+        print_list(("", "similarity", *verdict, "image", "same class", ""), rows, [])
 
 
 COMMANDS = (export, embed, index, search)

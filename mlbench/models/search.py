@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import filecmp
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ from mlbench.records.record import RunRecord
 from mlbench.system.files import expanded
 from mlbench.system.known_state import known_state
 
+_COPIES = 8
+"""How many hits may be the query itself, and be left out, with as many found as are wanted."""
+_ALIKE = 0.999
+"""Cosine that the embeddings of two copies exceed."""
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -31,11 +37,13 @@ class Hit:
         path: relative to the index's root.
         similarity: cosine of the embeddings.
         state: what has become of its file since it was indexed.
+        same_class: whether it is of the query's class; None where that is not known.
     """
 
     path: str
     similarity: float
     state: FileState
+    same_class: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,9 @@ def query_files(given: Sequence[Path]) -> list[Path]:
 def search(
     model: Model, index: Index, queries: Sequence[Path], top: int, progress: Progress | None = None
 ) -> list[Answer]:
-    """Search an index for the images most similar to each query.
+    """Search an index for the images most similar to each query, the query itself left out.
+
+    A query is left out by its path, and as a copy with the same content.
 
     Args:
         model: of the index's run.
@@ -79,12 +89,13 @@ def search(
     found = embed_images(model, image_set(queries), progress)
     if found.bad:
         raise MlbenchError(first_few([*found.bad.values()], "; "))
-    top = min(top, len(index.paths))
+    wanted = min(top + _COPIES, len(index.paths))
     gallery = unit_rows(torch.from_numpy(index.embeddings), "index")
     own = unit_rows(found.embeddings, "queries")
+    ranked = zip(queries, _ranked(own, gallery, index, wanted), strict=True)
     return [
-        Answer(query, tuple(map(functools.partial(_hit, index), row.tolist(), cosines.tolist())))
-        for query, (row, cosines) in zip(queries, _ranked(own, gallery, index, top), strict=True)
+        Answer(query, tuple(itertools.islice(_others(index, query, *found), top)))
+        for query, found in ranked
     ]
 
 
@@ -137,5 +148,31 @@ def _threshold_at(far: float, record: RunRecord) -> float:
     )
 
 
-def _hit(index: Index, i: int, cosine: float) -> Hit:
-    return Hit(index.paths[i], cosine, index.states[i])
+def _others(index: Index, query: Path, rows: Tensor, cosines: Tensor) -> Iterator[Hit]:
+    """Yield what was found but for the query itself."""
+    known = _class_of(query, index)
+    for i, cosine in zip(rows.tolist(), cosines.tolist(), strict=True):
+        path = index.paths[i]
+        if _is_same(query, index.root / path, alike=cosine > _ALIKE):
+            continue
+        same_class = None if known is None else path.partition("/")[0] == known
+        yield Hit(path, cosine, index.states[i], same_class)
+
+
+def _is_same(query: Path, found: Path, *, alike: bool) -> bool:
+    """Tell whether two files are one or, if their embeddings are ``alike``, of the same content."""
+    try:
+        return query.samefile(found) or (alike and filecmp.cmp(query, found, shallow=False))
+    except OSError:  # gone since it was indexed
+        return False
+
+
+def _class_of(query: Path, index: Index) -> str | None:
+    """Return the class of a query, its folder, if the index has images of that class."""
+    classes = {path.partition("/")[0] for path in index.paths if "/" in path}
+    query = query.absolute()
+    if query.is_relative_to(index.root):
+        name = query.relative_to(index.root).parts[0]
+    else:
+        name = query.parent.name
+    return name if name in classes else None
