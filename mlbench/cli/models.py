@@ -262,7 +262,8 @@ def search(
 
     The query itself, and copies of its file, are left out. Where the folder of a query is a class
     of the index, hits of that class are marked. Similarity is the cosine of embeddings. The
-    search is exact unless the index is approximate. Images that were changed or deleted since they were indexed are reported.
+    search is exact unless the index is approximate. Images that were changed or deleted since they
+    were indexed are reported.
     """
     from mlbench.models.index import open_index
     from mlbench.models.model import load_model
