@@ -1,9 +1,9 @@
 """What documents hold: commands, code blocks, links, and parts that are printed by code.
 
-``python tools/documents.py`` prints those parts anew: the API reference, each block below a comment
-such as ``<!-- printed by: mlbench diff blog paper -->``, each right below a block of Python, and
-the Markdown tables between such a comment and ``<!-- end -->``. It also draws the figures of
-results/.
+``python tools/documents.py`` prints those parts anew: the references of the API and of the
+command line, each block below a comment such as ``<!-- printed by: mlbench diff blog paper -->``,
+each right below a block of Python, and the Markdown tables between such a comment and
+``<!-- end -->``. It also draws the figures of results/.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import click
 from click.testing import CliRunner
 
 import mlbench
@@ -32,6 +33,7 @@ from mlbench.cli import main
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 API = DOCS / "api.md"
+CLI = DOCS / "cli.md"
 RESULTS = ROOT / "results"
 STUDIES = tuple(sorted(RESULTS.glob("study/*/README.md")))
 COMMANDED = (ROOT / "README.md", *sorted(DOCS.glob("*.md")), RESULTS / "README.md", *STUDIES)
@@ -265,6 +267,30 @@ def _item(line: str) -> str:
     return f"  {line.strip()}" if line.startswith("        ") else line.removeprefix("    ")
 
 
+_COMMANDS = """# Command-line reference
+
+Printed from `--help` by `python tools/documents.py`; do not edit it. In a terminal,
+`mlbench COMMAND --help` prints the same.
+"""
+
+
+def command_reference() -> str:
+    """Return the reference of the command line: the help of every command."""
+    return "\n".join([_COMMANDS, *_helps(main, [])])
+
+
+def _helps(command: click.Command, path: list[str]) -> Iterator[str]:
+    """Yield a section for a command, then one for each of its own commands."""
+    name = " ".join(["mlbench", *path])
+    yield f"## {name}\n\n```\n{output([*path, '--help'])}```\n"
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for each in command.list_commands(context):
+            found = command.get_command(context, each)
+            assert found is not None
+            yield from _helps(found, [*path, each])
+
+
 def shown_figures() -> set[tuple[str, str]]:
     """Return the study and the name of every figure of ``results/figures`` that a page shows."""
     texts = (document.read_text(encoding="utf-8") for document in COMMANDED)
@@ -288,6 +314,7 @@ def draw_figures() -> None:
 def regenerate() -> None:
     """Write all that is printed by code into the documents, and draw their figures."""
     API.write_text(reference(), encoding="utf-8")
+    CLI.write_text(command_reference(), encoding="utf-8")
     for document in COMMANDED:
         text = document.read_text(encoding="utf-8")
         document.write_text(printed_anew(text), encoding="utf-8")
