@@ -131,15 +131,16 @@ class Plan:
     def _fifty_epochs(self) -> Iterator[Step]:
         networks, precisions = (("convnet",), ("fp32",)) if self.tiny else (NETWORKS, PRECISIONS)
         epochs = self._epochs(5)
+        softtriple = ("--losses", "softtriple", "--set", "backbone.weights=none")
         for network in networks:
             for precision in precisions:
                 chosen = ("--backbone", network, "--set", f"training.precision={precision}")
-                given = (*chosen, "--set", "backbone.weights=none", *epochs)
+                given = (*chosen, *softtriple, *epochs)
                 tells = "seconds of five epochs"
                 yield self._runs(f"epochs-{network}-{precision}", tells, *given)
         network = networks[0]
         given = ("--backbone", network, "--set", f"training.precision={precisions[-1]}")
-        given += ("--set", "backbone.weights=none", "--seeds", "2", *self._epochs(50))
+        given += (*softtriple, "--seeds", "2", *self._epochs(50))
         given += () if self.tiny else ("--compile",)
         yield self._runs("fifty-epochs", "compiled: nothing kept at first, then all", *given)
 
