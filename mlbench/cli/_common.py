@@ -100,12 +100,17 @@ def record_argument(name: str, *, kept: bool = False) -> Callable[[Command], Com
         kept: whether its trained network is needed.
     """
 
-    def choose(_ctx: click.Context, _param: click.Parameter, value: Path) -> Path:
-        from mlbench.records.choice import choose_record
+    def chosen(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapped(**options: Any) -> None:
+            from mlbench.records.choice import choose_record
 
-        return choose_record(value, kept=kept)
+            options[name] = choose_record(options[name], kept=kept)
+            command(**options)
 
-    return click.argument(name, type=click.Path(path_type=Path), callback=choose)
+        return click.argument(name, type=click.Path(path_type=Path))(wrapped)
+
+    return chosen
 
 
 recipe_option = click.option(
