@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mlbench.cli._common import progress_bar
 from mlbench.errors import printable
 
 
@@ -39,6 +40,8 @@ def report(folder: Path, output: Path, data_root: Path | None, figures: Path | N
     """
     from mlbench.report import write_report
 
-    for problem in write_report(folder, output, data_root, figures):
+    with progress_bar() as progress:
+        problems = write_report(folder, output, data_root, figures, progress)
+    for problem in problems:
         click.echo(f"Warning: skipped: {printable(problem)}", err=True)
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)

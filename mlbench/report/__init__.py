@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlbench.errors import MlbenchError
+from mlbench.progress import PhaseProgress
 from mlbench.records.store import read_results
 from mlbench.report.page import render
 from mlbench.report.svg import figures as svg_files
@@ -14,7 +15,11 @@ __all__ = ["write_report"]
 
 
 def write_report(
-    folder: Path, output: Path, data_root: Path | None = None, figures: Path | None = None
+    folder: Path,
+    output: Path,
+    data_root: Path | None = None,
+    figures: Path | None = None,
+    progress: PhaseProgress = lambda *_: None,
 ) -> tuple[str, ...]:
     """Write all results of a folder as one HTML file.
 
@@ -26,6 +31,7 @@ def write_report(
         data_root: folder that holds the data sets of the records, for figures by class, gallery
             and map; without it the page says what is missing.
         figures: folder for the page's figures as SVG files too, each named as in the page.
+        progress: told of each phase and each comparison that is drawn.
 
     Returns:
         one line for each file that is no readable record.
@@ -41,7 +47,7 @@ def write_report(
     results = read_results(folder)
     if not results.records:
         raise MlbenchError(f"no readable record in '{folder}'")
-    text = render(results, folder, data_root)
+    text = render(results, folder, data_root, progress)
     with atomic_file(output) as file:
         # A file name may hold bytes that are no text.
         file.write(text.encode("utf-8", "replace"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlbench.comparison.comparison import Comparison, compare
+from mlbench.comparison.comparison import METRIC, Comparison, compare
 from mlbench.comparison.rows import Row
 from mlbench.records.record import RunRecord
 
@@ -48,6 +48,8 @@ class Group:
 def groups(records: Mapping[Path, RunRecord]) -> list[Group]:
     """Sort records into the comparisons that ``mlbench table`` prints, in its order.
 
+    Their rows are in the order of R@1, the best loss first, unless they differ in a recipe field.
+
     Args:
         records: by the path of their file.
     """
@@ -57,8 +59,20 @@ def groups(records: Mapping[Path, RunRecord]) -> list[Group]:
             tuple(RowRuns(row, _chosen(records, row.files)) for row in comparison.rows),
             _chosen(records, comparison.files),
         )
-        for comparison in compare(records)
+        for comparison in map(_best_first, compare(records))
     ]
+
+
+def _best_first(comparison: Comparison) -> Comparison:
+    """Return a comparison with its baselines first, then its losses by falling R@1."""
+    if comparison.varied:
+        return comparison
+
+    def place(row: Row) -> tuple[bool, float]:
+        known = row.estimates.get(METRIC)
+        return not row.baseline, 1.0 if known is None else -round(known.mean, 9)
+
+    return replace(comparison, rows=tuple(sorted(comparison.rows, key=place)))
 
 
 def _chosen(records: Mapping[Path, RunRecord], files: Sequence[str]) -> Runs:

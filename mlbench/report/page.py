@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mlbench.errors import MlbenchError
+from mlbench.progress import PhaseProgress
 from mlbench.records.record import PROTOCOL_VERSION
 from mlbench.records.store import Results
 from mlbench.report import maps
@@ -29,24 +30,26 @@ PICTURE_BUDGET = 12_000_000
 """Characters of base64 for all pictures of a page, shared evenly by its comparisons."""
 
 
-def render(results: Results, folder: Path, data_root: Path | None) -> str:
+def render(results: Results, folder: Path, data_root: Path | None, progress: PhaseProgress) -> str:
     """Return the report as one HTML document.
 
     Args:
         results: at least one record.
         folder: that they were read from.
         data_root: folder that holds their data sets, or None.
+        progress: told of each comparison that is drawn.
     """
+    progress("comparing losses", 0, 0)
     given = groups(results.records)
     rows = [entry.row for group in given for entry in group.entries]
     looks = styles(
         (row.label for row in rows if not row.baseline), (r.label for r in rows if r.baseline)
     )
     albums = Albums(data_root, PICTURE_BUDGET // len(given))
-    sections = [
-        section(number, group, folder, looks, albums.of(group))
-        for number, group in enumerate(given, 1)
-    ]
+    sections = []
+    for number, group in enumerate(given, 1):
+        progress("drawing comparisons", number - 1, len(given))
+        sections.append(section(number, group, folder, looks, albums.of(group)))
     script = resource("report.js")
     page = template("report.html.jinja", sort_key=sort_key, word_columns=word_columns)
     return page.render(
@@ -118,7 +121,7 @@ def _summary(sections: Sequence[Section]) -> str:
     counted = f"{_count(runs, 'run')} of {_count(len(losses), 'loss', 'losses')}"
     if len(sections) > 1:
         return f"{counted} and baselines, in {len(sections)} comparisons."
-    return f"{counted} and baselines. {sections[0].headline}"
+    return f"{counted} and baselines."
 
 
 def _count(number: int, one: str, several: str = "") -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Styles = Mapping[str, Style]
+MOST_CURVES = 12
+"""Losses whose curves are drawn: those with the highest R@1."""
 WIDTH = 5.6
 """Inches of a figure that takes half of the page: 403 points, in which text of 10.5 is drawn."""
 _LEGEND_COLUMNS = 2
@@ -43,7 +45,7 @@ def recall_plot(group: Group, styles: Styles, name: str) -> Picture:
 
     return draw(
         name,
-        "R@1 with 95 % intervals",
+        _highest(group) or "R@1 with 95 % intervals",
         _in_words(entries, "R@1"),
         (WIDTH, 0.42 * len(entries) + 0.9),
         paint,
@@ -55,7 +57,7 @@ def recall_plot(group: Group, styles: Styles, name: str) -> Picture:
 def distance_plot(group: Group, styles: Styles, name: str) -> Picture | None:
     """Draw the gap of each trained row to the best; None if it is unknown."""
     entries = [entry for entry in group.trained if "R@1" in entry.row.behind]
-    if not entries:
+    if len(entries) < 2:
         return None
     distances = {entry.label: entry.row.behind["R@1"] for entry in entries}
 
@@ -74,7 +76,7 @@ def distance_plot(group: Group, styles: Styles, name: str) -> Picture | None:
     marks = " Reaching 0: not significantly different from the best." if scope.judged else ""
     return draw(
         name,
-        "Gap to the best loss, R@1",
+        _ties(group),
         f"Percentage points: {words}",
         (WIDTH, 0.42 * len(entries) + 0.9),
         paint,
@@ -82,9 +84,39 @@ def distance_plot(group: Group, styles: Styles, name: str) -> Picture | None:
     )
 
 
+def _highest(group: Group) -> str:
+    """Say which loss and which baseline has the highest R@1; "" without both."""
+    losses = [e for e in group.trained if "R@1" in e.row.estimates]
+    floors = [e for e in group.entries if e.row.baseline and e.runs]
+    if not losses or not floors:
+        return ""
+    (loss, reached), (floor, there) = (
+        max(((e.label, e.row.estimates["R@1"].mean) for e in each), key=lambda pair: pair[1])
+        for each in (losses, floors)
+    )
+    return (
+        f"R@1: {loss} reaches {100 * reached:.1f} percent, {floor} without training "
+        f"{100 * there:.1f}"
+    )
+
+
+def _ties(group: Group) -> str:
+    """Say how many losses are not significantly different from the best one."""
+    losses = [entry.row for entry in group.trained if "R@1" in entry.row.behind]
+    if not group.comparison.scope.judged:
+        return "Gap to the best loss, R@1"
+    tied = sum("R@1" in row.marked for row in losses) - 1
+    if tied < 1:
+        return "Every other loss is significantly below the best one in R@1"
+    verb = "is" if tied == 1 else "are"
+    return f"{tied} of {len(losses) - 1} losses {verb} not significantly below the best one in R@1"
+
+
 def recall_at_k_plot(group: Group, styles: Styles, name: str) -> Picture:
     """Draw R@k against k."""
-    entries = [entry for entry in group.entries if entry.runs]
+    floors = [entry for entry in group.entries if entry.runs and entry.row.baseline]
+    entries = [*floors, *group.trained[:MOST_CURVES]]
+    cut = len(group.trained) > MOST_CURVES
     ks = sorted(group.comparison.recipe.evaluation.ks)
 
     def paint(axes: Axes) -> None:
@@ -102,7 +134,8 @@ def recall_at_k_plot(group: Group, styles: Styles, name: str) -> Picture:
 
     words = "; ".join(_in_words(entries, f"R@{k}") for k in ks)
     size = WIDTH, 3.4 + _legend_height(len(entries))
-    return draw(name, "Recall at k", words, size, paint)
+    title = "Recall at k" + cut * f" of the {MOST_CURVES} best losses and the baselines"
+    return draw(name, title, words, size, paint)
 
 
 def roc_plot(group: Group, styles: Styles, name: str) -> Picture | None:
@@ -145,13 +178,18 @@ _COSTS: tuple[tuple[str, str, Callable[[RunRecord], float]], ...] = (
 
 
 def cost_plots(group: Group, styles: Styles, name: str) -> list[Picture]:
-    """Draw what training took against R@1; nothing without a trained row."""
-    if not group.trained:
-        return []
+    """Draw what training took against R@1, where the losses differ in it."""
     return [
         _cost_plot(group.trained, styles, f"{name}-{number}", *cost)
         for number, cost in enumerate(_COSTS)
+        if _differ(group.trained, cost[-1])
     ]
+
+
+def _differ(entries: Sequence[RowRuns], cost: Callable[[RunRecord], float]) -> bool:
+    """Tell whether every run of the dearest row cost a fifth more than any of the cheapest row."""
+    runs = [[cost(record) for record in entry.runs.values()] for entry in entries]
+    return bool(runs) and max(map(min, runs)) > 1.2 * min(map(max, runs))
 
 
 def _cost_plot(
@@ -185,7 +223,7 @@ def loss_plots(group: Group, styles: Styles, name: str) -> list[Picture]:
     """Draw the training loss by epoch, a figure for each row: losses have no common scale."""
     return [
         _loss_plot(entry, styles[entry.label], f"{name}-{number}")
-        for number, entry in enumerate(group.trained)
+        for number, entry in enumerate(group.trained[:MOST_CURVES])
         if any(record.curve for record in entry.runs.values())
     ]
 

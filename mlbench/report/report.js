@@ -17,6 +17,13 @@ function element(name, attributes = {}, ...children) {
 
 /* Tables */
 
+const sizes = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    target.classList.toggle("wide", target.scrollWidth > target.clientWidth + 1);
+  }
+});
+for (const box of document.querySelectorAll(".scroll")) sizes.observe(box);
+
 function sortKey(row, column) {
   const cell = row.cells[column];
   if (!("key" in cell.dataset) || cell.className === "words") return cell.textContent;

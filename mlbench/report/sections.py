@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from mlbench.comparison.estimates import Estimate
+from mlbench.comparison.comparison import METRIC
 from mlbench.errors import MlbenchError
 from mlbench.interfaces import ImageSet
-from mlbench.metrics.ties import first_highest
 from mlbench.report import gallery, maps, plots, sheets
 from mlbench.report.classes import QueryFigures, query_figures
 from mlbench.report.groups import Group, RowRuns
 from mlbench.report.style import Style
 from mlbench.report.svg import Picture
 from mlbench.report.thumbnails import Album
-from mlbench.tables.layout import reference_sheet, sheet
+from mlbench.tables.layout import percent, reference_sheet, sheet
 from mlbench.tables.sheet import Sheet
 
 SHOWN_CLASSES = 10
@@ -99,15 +98,15 @@ def section(
         styles: of all rows of the report.
         album: its test images and their pictures, or why they are not there.
     """
-    name = f"comparison-{number}"
+    name, table = f"comparison-{number}", sheet(group.comparison)
     score = plots.score_plot(group, styles, f"{name}-score")
     classes, gallery_part, map_part = _of_images(group, styles, album, name)
     return Section(
         id=name,
         group=group,
-        headline=headline(group),
+        headline=table.advice or highest(group),
         styles={entry.label: styles[entry.label] for entry in group.entries},
-        sheet=sheet(group.comparison),
+        sheet=table,
         reference=reference_sheet(group.comparison),
         accuracy=_accuracy(group, styles, name),
         training=tuple(plots.loss_plots(group, styles, f"{name}-loss")),
@@ -123,28 +122,13 @@ def section(
     )
 
 
-def headline(group: Group) -> str:
-    """Say which loss has the highest R@1, and which do not differ significantly from it."""
-    rows = [entry.row for entry in group.trained if "R@1" in entry.row.estimates]
-    if not rows:
+def highest(group: Group) -> str:
+    """Say which loss has the highest R@1, where the statistics support no advice."""
+    entries = [entry for entry in group.trained if METRIC in entry.row.estimates]
+    if not entries:
         return ""
-    best = rows[first_highest([row.estimates["R@1"].mean for row in rows])]
-    value = _percent(best.estimates["R@1"])
-    if len(rows) == 1:
-        return f"{best.label} reaches R@1 {value} percent."
-    highest = f"Highest R@1: {best.label}, {value} percent."
-    scope = group.comparison.scope
-    if not scope.judged:
-        return f"{highest} Too few runs for a comparison with the others."
-    tied = [row.label for row in rows if "R@1" in row.marked and row is not best]
-    if tied:
-        return f"{highest} Not significantly different, for {scope}: {', '.join(tied)}."
-    return f"{highest} All others are significantly worse, for {scope}."
-
-
-def _percent(value: Estimate) -> str:
-    interval = "" if value.half_width is None else f" ± {100 * value.half_width:.1f}"
-    return f"{100 * value.mean:.1f}{interval}"
+    best = entries[0].row
+    return f"Highest {METRIC}: {best.label}, {percent(best.estimates[METRIC])} percent."
 
 
 def _accuracy(group: Group, styles: Mapping[str, Style], name: str) -> tuple[Picture, ...]:
