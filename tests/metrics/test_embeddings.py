@@ -139,7 +139,7 @@ OTHER = {"gallery": ROWS, "gallery_labels": LABELS}
         ({"labels": LABELS + 0.5}, "not a whole number"),
         ({"labels": LABELS + np.nan}, "labels: entry 0 is nan, not a whole number"),
         ({"labels": LABELS > 2}, "labels is bool (40,)"),
-        ({"labels": NAMES.astype(object)}, "labels holds Python objects"),
+        ({"labels": NAMES.astype(object)}, "labels contains Python objects"),
         ({"embeddings": ROWS[0]}, "embeddings is float32 (6,); expected real numbers (N, D)"),
         ({"embeddings": ROWS * 1j}, "embeddings is complex64 (40, 6)"),
         ({"embeddings": ROWS.astype(str)}, "embeddings is <U"),

@@ -129,7 +129,7 @@ def test_bare_words_are_strings() -> None:
         (["input.size=300"], "input.test_resize"),
         (["selection.rule=validation"], "needs selection.folds: 2 or more, or 1 for"),
         (["ks=4"], "expected a list"),
-        (["ks=[2]"], "must hold 1"),
+        (["ks=[2]"], "must contain 1"),
         (["loss_lr=fast"], "is not one of declared"),
         (["backbone.weights=missing.pth"], "no file 'missing.pth'"),
     ],

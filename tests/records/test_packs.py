@@ -102,7 +102,7 @@ def test_what_a_pack_lacks_is_said(results: Path) -> None:
 
 
 def test_a_pack_needs_its_name_and_records(results: Path, tmp_path: Path) -> None:
-    assert_refused(mlbench("pack", results, "-o", tmp_path / "x.zip"), "ends with .mlpack")
+    assert_refused(mlbench("pack", results, "-o", tmp_path / "x.zip"), "must end with .mlpack")
     assert_refused(mlbench("pack", tmp_path / "none"), "no results folder")
     assert_refused(mlbench("table", tmp_path / "none.mlpack"), "no results folder")
     assert_refused(mlbench("run", "--out", _pack(results)), "cannot write to the results folder")

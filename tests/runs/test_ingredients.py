@@ -118,7 +118,7 @@ def test_features_of_another_pooling_or_interpolation_are_others(
 
 def test_a_backbone_of_other_features_than_declared(photos: Path, registered: None) -> None:
     register(1.0, "plugin 1.0", declared=5)
-    message = r"'mine' gives features of shape \(2, 4\) for 2 images and declares 5; mend its"
+    message = r"'mine' gives features of shape \(2, 4\) for 2 images and declares 5; fix its"
     with pytest.raises(MlbenchError, match=message):
         spec_and_ingredients(
             photos, **{"backbone.name": "mine", "backbone.weights": "imagenet"}

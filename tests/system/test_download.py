@@ -103,8 +103,8 @@ class TestWeights:
     @pytest.mark.parametrize(
         ("url", "sha256", "problem"),
         [
-            ("https://example.org/w.pth", SHA256[:7], "is no SHA-256"),
-            ("https://example.org/w.pth", SHA256.upper(), "is no SHA-256"),
+            ("https://example.org/w.pth", SHA256[:7], "is not a SHA-256"),
+            ("https://example.org/w.pth", SHA256.upper(), "is not a SHA-256"),
             ("http://example.org/w.pth", SHA256[:63], "all 64 digits"),
             ("file:///etc/hostname", SHA256, "use an https address"),
         ],
