@@ -260,7 +260,7 @@ def search(
 ) -> None:
     """Print the images of an index that are most similar to each QUERY, a file or a folder.
 
-    The query itself, and copies of its file, are left out. Where the folder of a query is a class
+    The query itself, and copies of its file, are excluded. Where the folder of a query is a class
     of the index, hits of that class are marked. Similarity is the cosine of embeddings. The
     search is exact unless the index is approximate. Images that were changed or deleted since they
     were indexed are reported.
