@@ -165,8 +165,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("words", nargs="*", help="after --: what mlbench run gets besides")
-    options = parser.parse_args()
+    given = sys.argv[1:]
+    place = given.index("--") if "--" in given else len(given)
+    options = parser.parse_args(given[:place])
+    options.words = given[place + 1 :]
     figures, good = CHECKS[options.check](options)
     text = json.dumps({**figures, "as_expected": good, "torch": torch.__version__}, indent=1)
     if options.json:
