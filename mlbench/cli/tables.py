@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -88,7 +89,7 @@ def _print_overview(comparisons: Sequence[Comparison], folder: Path) -> None:
 )
 @click.option(
     "--rope",
-    type=click.FloatRange(min=0),
+    type=click.FloatRange(min=0, max=100),
     metavar="POINTS",
     help="Add a column with the losses that are practically equal to the best: at most this many "
     "percentage points below its R@1.",
@@ -123,6 +124,8 @@ def table(
         )
     if merged and rows is not None:
         raise click.UsageError("pass --merge or --rows, not both")
+    if rope is not None and isnan(rope):  # the range of the option lets it through
+        raise MlbenchError("--rope nan: expected percentage points, from 0 to 100")
     from mlbench.comparison.cache import summarise
     from mlbench.comparison.comparison import in_order, merge, varied_fields
     from mlbench.tables.formats import render

@@ -50,7 +50,8 @@ def search_ranges(
             loss, or ``LOSS.parameter``.
 
     Raises:
-        MlbenchError: a range is of no parameter or no number, or the default is outside.
+        MlbenchError: a range is of no parameter or no number, the default is outside, or an end
+            is no value of it.
     """
     entry = LOSSES.get(loss.name)
     ranges = {name: SearchRange(name, *bounds) for name, bounds in entry.search.items()}
@@ -104,6 +105,9 @@ def _check(entry: LossEntry, given: SearchRange, default: ParamValue | None) -> 
             f"loss '{entry.name}': search range {given.name} = ({given.low:g}, {given.high:g}) "
             f"must belong to a numeric default and contain it, got {default!r}"
         )
+    for end in (given.low, given.high):
+        whole = isinstance(default, int) and float(end).is_integer()
+        LossSpec.of(entry, {given.name: int(end) if whole else end}, "search range")
 
 
 def distributions(

@@ -140,6 +140,7 @@ def test_baselines_of_several_backbones_in_one_command(photos: Path, tmp_path: P
     assert table.stdout == run.stdout
     assert mlbench("table", out, "--rows", fields).stdout == table.stdout, "from the cache"
     assert_refused(mlbench("table", out, "--rows", "head.dim"), "no two records")
+    assert_refused(mlbench("table", out, "--rope", "nan"), "expected percentage points")
     assert mlbench("table", out, "--rows", fields, "--reference").exit_code == 2
     toml = tmp_path / "bench.toml"
     toml.write_text('recipe = "default"\nlosses = ["features"]\n')

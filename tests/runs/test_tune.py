@@ -343,6 +343,24 @@ def test_a_wrong_range_is_named(
         search_ranges(loss, load_recipe("default"))
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("schedule.epochs=0:50", "at least 1"),
+        ("schedule.epochs=1.5:50", "expected an integer, got 1.5"),
+        ("optimizer.lr=-1:2", "at least 0"),
+        ("mine.a=0:1e300", "too large"),
+    ],
+)
+def test_a_range_whose_end_is_no_value_is_named(
+    declared: Callable[..., LossSpec], text: str, problem: str
+) -> None:
+    loss = declared(defaults={"a": 1.0})
+    name = parse_range(text).name.removeprefix("mine.")
+    with pytest.raises(MlbenchError, match=rf"search range: .*\.{name}: .*{problem}"):
+        search_ranges(loss, load_recipe("default"), [parse_range(text)])
+
+
 def test_epochs_and_rates_may_be_searched(declared: Callable[..., LossSpec]) -> None:
     loss = declared(defaults={"a": 1.0}, lr=0.02, search={"optimizer.loss_lr": (1e-3, 0.1)})
     kinds, recipe = optuna.distributions, load_recipe("default")
