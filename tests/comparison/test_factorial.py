@@ -77,5 +77,5 @@ def test_few_records_are_no_design(study: Records) -> None:
 
 def test_records_without_totals_are_refused(study: Records) -> None:
     (found,) = factorials(replace(run, class_totals=None) for run in study.values())
-    with pytest.raises(MlbenchError, match="seed 0 has no totals by test class of R@1: bring"):
+    with pytest.raises(MlbenchError, match="seed 0 has no totals by test class of R@1: add them"):
         found.totals("R@1")

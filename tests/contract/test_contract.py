@@ -421,7 +421,7 @@ def test_checks_that_do_not_apply_say_why() -> None:
 def test_deliberately_detached_factors_are_told() -> None:
     result = one("true-gradient", centers(ConstantWeights))
     assert result.skipped
-    assert "taken as constant" in result.message
+    assert "what the loss detaches is constant" in result.message
 
 
 def test_mining_by_chance_is_no_fault() -> None:

@@ -682,7 +682,7 @@ def test_pml_passes_arguments_to_the_loss_and_to_its_miner() -> None:
         ("pml:ContrastiveLoss", {"margin": 1.0}, "unknown parameter of ContrastiveLoss 'margin'"),
         ("pml:ContrastiveLoss", {"miner_x": 1.0}, "no miner for miner_x"),
         ("pml:CircleLoss+AngularMiner", {"miner_angel": 1.0}, "did you mean angle"),
-        ("pml:SoftTripleLoss", {"centers_per_class": -1}, "refuses"),
+        ("pml:SoftTripleLoss", {"centers_per_class": -1}, "rejects"),
         ("proxy_nca_pp", {"scale": 1.0}, "unknown parameter of proxy_nca_pp 'scale'"),
         ("sphereface", {"margin": 0}, "at least 1"),
         ("sub_center_arcface", {"sub_centers": 0}, "at least 1"),

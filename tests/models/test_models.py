@@ -168,7 +168,7 @@ def test_a_run_without_its_model_is_made_again_with_the_same_result(
 
     again = run_command(photos, out, "--keep-model")
     assert again.exit_code == 0, again.output
-    assert "not kept: triplet seed 0" in again.stderr
+    assert "their records exist without the saved model: triplet seed 0" in again.stderr
     assert again.stderr.count("already there") == 3, "baselines are kept where --losses names one"
     assert store.load(path).metrics == before.metrics
     mlbench.load_model(path)

@@ -96,7 +96,7 @@ def test_a_tracker_that_fails_is_named_once_and_then_off(tmp_path: Path, broken:
     told.log(path, MADE)
     with pytest.warns(MlbenchWarning) as seen:
         told.log(path, MADE)
-    off = "--track mlflow:http://x logging stopped: ConnectionError: no route"
+    off = "--track mlflow:http://x: logging stopped: ConnectionError: no route"
     assert [str(warning.message) for warning in seen] == [off]
     told.log(path, MADE)  # a second warning would be an error here
     assert broken.told == 2
@@ -116,7 +116,7 @@ def test_a_tracker_that_cannot_be_opened_is_off_and_others_go_on(
 
     monkeypatch.setattr(tracking, "_opener", opener)
     both = Tracking([TrackerSpec("tensorboard"), TrackerSpec("mlflow")], tmp_path)
-    with pytest.warns(MlbenchWarning, match="--track tensorboard is off.*ZeroDivisionError"):
+    with pytest.warns(MlbenchWarning, match="--track tensorboard: logging stopped: ZeroDivisionError"):
         both.log(tmp_path / "a" / "b-1.json", MADE)
     both.log(tmp_path / "a" / "c-1.json", MADE)
     assert told == ["a/b-1", "a/c-1"]
@@ -140,7 +140,7 @@ def test_a_run_outlives_its_tracker(photos: Path, tmp_path: Path, broken: Broken
     assert result.exit_code == 0, result.output
     lines = [line for line in result.stderr.splitlines() if "--track" in line]
     assert len(lines) == 1
-    assert lines[0].startswith("Warning: --track tensorboard is off")
+    assert lines[0].startswith("Warning: --track tensorboard: logging stopped")
     assert "npairs" in result.stdout
 
 
