@@ -30,6 +30,12 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, cache_folder: str) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print as where there is no terminal; processes of pytest-xdist are told that of one."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
 

@@ -143,11 +143,13 @@ def test_a_plugin_that_is_gone_is_not_called_simple() -> None:
     assert "fewest" not in text
 
 
-def test_it_is_a_line_of_text_tables_only() -> None:
+def test_it_is_a_line_of_text_tables_and_a_comment_in_latex() -> None:
     comparison = compared(records(WINS))
     text = render([comparison], "text")
     assert advise(comparison) in " ".join(text.split())
-    assert all("Advice" not in render([comparison], f) for f in ("markdown", "latex", "html"))
+    assert all("Advice" not in render([comparison], form) for form in ("markdown", "html"))
+    (comment,) = (line for line in render([comparison], "latex").splitlines() if "Advice" in line)
+    assert comment == f"% {advise(comparison)}"
     assert "\n" not in advise(comparison)
 
 

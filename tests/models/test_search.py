@@ -209,7 +209,8 @@ def test_an_index_beside_another_run_is_refused(photos: Path, tmp_path: Path, ru
     copy = run.with_name("copy.json")
     shutil.copy(run, copy)
     shutil.copy(run.with_suffix(".index.npz"), copy.with_suffix(".index.npz"))
-    assert f"is an index of {run.name}; make one" in refusal("search", copy, photos / "class0" / "0.png")
+    found = refusal("search", copy, photos / "class0" / "0.png")
+    assert f"is an index of {run.name}; make one" in found
 
 
 def test_wrong_input_is_one_line(photos: Path, tmp_path: Path, run: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_tracker_that_cannot_be_opened_is_off_and_others_go_on(
 
     monkeypatch.setattr(tracking, "_opener", opener)
     both = Tracking([TrackerSpec("tensorboard"), TrackerSpec("mlflow")], tmp_path)
-    with pytest.warns(MlbenchWarning, match="--track tensorboard: logging stopped: ZeroDivisionError"):
+    with pytest.warns(MlbenchWarning, match="--track tensorboard: .*stopped: ZeroDivision"):
         both.log(tmp_path / "a" / "b-1.json", MADE)
     both.log(tmp_path / "a" / "c-1.json", MADE)
     assert told == ["a/b-1", "a/c-1"]
